@@ -1,0 +1,50 @@
+# Everything a person or CI does with this collection. `make help` lists it.
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+INVENTORY ?= inventories/lab
+CACHE     := $(HOME)/.cache/groundplane
+VENV      := $(CACHE)/venv-$(shell sha256sum requirements.lock | cut -c1-12)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help setup lab lab-down site verify test lint unit integration faults bench
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+setup: .venv/.ready ## The locked Python environment and the machine's packages
+
+.venv/.ready: requirements.lock lab/setup
+	lab/setup $(VENV)
+
+lab: setup ## A whole site on this machine: hosts, networks, playbooks/site.yml, summary
+	ansible-playbook playbooks/lab_up.yml
+	ansible-playbook playbooks/site.yml
+
+lab-down: setup ## Remove all that `make lab` created
+	ansible-playbook playbooks/lab_down.yml
+
+site: setup ## Converge the site of INVENTORY (default: the lab)
+	ansible-playbook -i $(INVENTORY) playbooks/site.yml
+
+verify: setup ## Ask the live site whether it is what the contracts say
+	ansible-playbook -i $(INVENTORY) playbooks/verify.yml
+
+lint: setup ## ruff, mypy --strict, yamllint, ansible-lint (production), changelog
+	tests/lint
+
+unit: setup ## Pure tests, in parallel
+	pytest -q -n auto tests/unit
+
+integration: setup ## testinfra, reachability, mTLS and drift against the running lab
+	pytest -q tests/integration
+
+faults: setup ## Fault drills under load against the running lab, with counted writes
+	pytest -q tests/faults
+
+bench: setup ## Speed, as ratios measured side by side
+	pytest -q -s tests/bench
+
+test: setup ## All of it, on a lab of its own run
+	tests/run
