@@ -1,0 +1,109 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Lookup of what the service contracts and the inventory together say."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: contract
+author: groundplane.onprem contributors
+short_description: What the service contracts say for a host of this inventory
+description:
+  - Reads C(meta/service.yml) of all roles, joins it with the inventory and returns one view of the result.
+  - The answer depends only on the contracts, the inventory's groups, and the variables C(host_addresses),
+    C(host_primary_network), C(host_zone), C(site_networks), C(site_vips) and C(site_domain).
+  - Roles of other collections take part when the variable C(site_role_paths) lists their roles directories.
+options:
+  _terms:
+    description: >-
+      The view: V(firewall) (a mapping of lists C(inbound), C(outbound), C(forward)), V(endpoints), V(certificates),
+      V(members) (a mapping of services to their hosts), V(secrets), V(services) or V(listens).
+    required: true
+    type: list
+    elements: str
+  host:
+    description: The host that is looked at, when it is not the current one.
+    type: str
+  service:
+    description: With V(members), return the list of that service alone.
+    type: str
+"""
+
+EXAMPLES = r"""
+- name: What may come in
+  ansible.builtin.debug:
+    msg: "{{ lookup('groundplane.onprem.contract', 'firewall').inbound }}"
+
+- name: The etcd members that Patroni talks to
+  ansible.builtin.debug:
+    msg: "{{ lookup('groundplane.onprem.contract', 'members', service='etcd') | map(attribute='address') }}"
+"""
+
+RETURN = r"""
+_raw:
+  description: One view for each term; lists and mappings in a stable order.
+  type: list
+  elements: raw
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.lookup import LookupBase
+from ansible_collections.groundplane.onprem.plugins.module_utils.contract import ContractError, discover
+from ansible_collections.groundplane.onprem.plugins.module_utils.site import Site, SiteError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+HOST_VARIABLES = ("host_addresses", "host_primary_network", "host_zone")
+SITE_VARIABLES = ("site_networks", "site_vips", "site_domain")
+OF_A_HOST = ("firewall", "certificates", "services", "listens")
+OF_THE_SITE = ("endpoints", "members", "secrets")
+
+OWN_ROLES = Path(__file__).resolve().parents[2] / "roles"
+
+
+class LookupModule(LookupBase):  # type: ignore[misc]
+    """Thin: reads the variables and hands them to the library."""
+
+    def run(self, terms: Sequence[str], variables: Mapping[str, Any] | None = None, **kwargs: Any) -> list[Any]:
+        """Return one view for each term."""
+        if variables is None:
+            raise AnsibleError("contract: there is no inventory to look at")
+        self.set_options(var_options=variables, direct=kwargs)
+        host = self.get_option("host") or variables["inventory_hostname"]
+        try:
+            site = site_of(variables["hostvars"], variables["groups"], variables["inventory_hostname"])
+            return [self._view(site, term, host) for term in terms]
+        except (ContractError, SiteError) as error:
+            raise AnsibleError(f"contract: {error}") from error
+
+    def _view(self, site: Site, view: str, host: str) -> Any:
+        if view in OF_A_HOST:
+            return getattr(site, view)(host)
+        if view == "members":
+            service = self.get_option("service")
+            return site.members(service) if service else {name: site.members(name) for name in sorted(site.contracts)}
+        if view in OF_THE_SITE:
+            return getattr(site, view)()
+        raise AnsibleError(f"contract: there is no view {view!r}, only {', '.join(sorted(OF_A_HOST + OF_THE_SITE))}")
+
+
+def site_of(hostvars: Mapping[str, Any], groups: Mapping[str, Sequence[str]], here: str) -> Site:
+    """The site as an inventory states it. Only the few variables it needs are templated.
+
+    Args:
+        hostvars: Ansible's, or plain mappings.
+        groups: group names to host names.
+        here: the host whose site-wide variables count.
+    """
+    own = hostvars[here]
+    roles = [OWN_ROLES, *own.get("site_role_paths", ())]
+    hosts = {}
+    for name in groups["all"]:
+        values = hostvars[name]
+        hosts[name] = {key: values[key] for key in HOST_VARIABLES if key in values}
+    site = {key: own[key] for key in SITE_VARIABLES if key in own}
+    return Site.from_inventory(discover(roles), groups, hosts, site)
