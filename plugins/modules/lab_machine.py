@@ -1,0 +1,214 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Record what a machine looked like before a lab ran on it, and bring that back."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: lab_machine
+short_description: Records a machine's network settings before a lab, and restores them after it
+version_added: 0.1.0
+author: The groundplane maintainers (@groundplane)
+description:
+  - The container engine of a lab turns on IPv4 forwarding and leaves packet filter chains behind when it is killed.
+    This module writes down what was there before the lab, once, and restores exactly that when the lab is gone.
+  - With O(state=recorded) it also refuses a machine that cannot carry the lab, because another lab holds its subnets or its port.
+attributes:
+  check_mode:
+    support: full
+    description: Reads the machine and reports what would change.
+  diff_mode:
+    support: none
+    description: Nothing to compare; the result lists what was restored.
+  idempotent:
+    support: full
+    description: A second run changes nothing.
+options:
+  state:
+    description: V(recorded) writes the record if there is none. V(restored) undoes what differs from it.
+    type: str
+    choices: [recorded, restored]
+    required: true
+  directory:
+    description: The lab's directory. The record is C(machine.json) in it; the engine's networks are in C(networks/).
+    type: path
+    required: true
+  subnets:
+    description: Subnets that the lab will use, in CIDR notation.
+    type: list
+    elements: str
+    default: []
+  port:
+    description: TCP port on 127.0.0.1 that the lab's bastion will listen on.
+    type: int
+"""
+
+EXAMPLES = r"""
+- name: The machine can carry the lab, and what it looked like before is on record
+  groundplane.onprem.lab_machine:
+    state: recorded
+    directory: /srv/site/.lab
+    subnets: [10.77.1.0/24]
+    port: 2222
+"""
+
+RETURN = r"""
+restored:
+  description: What was put back, one line each.
+  type: list
+  elements: str
+  returned: O(state=restored)
+"""
+
+import ipaddress
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+CHAIN = re.compile(r"^:(NETAVARK\S*)")
+RULE = re.compile(r"^-A (\S+) (.*-j (?:NETAVARK\S*).*)$")
+TABLES = ("filter", "nat")
+
+
+def engine_interfaces(directory: Path) -> set[str]:
+    """Names of the bridges that belong to the engine whose networks are described in `directory`/networks."""
+    found = set()
+    for description in (directory / "networks").glob("*.json"):
+        found.add(json.loads(description.read_text())["network_interface"])
+    return found
+
+
+def overlapping(routes: list[dict[str, Any]], subnets: list[str], own: set[str]) -> list[tuple[str, str]]:
+    """Pairs (subnet, interface) of wanted subnets that a foreign interface already routes."""
+    wanted = [ipaddress.ip_network(subnet) for subnet in subnets]
+    taken = []
+    for route in routes:
+        if route["dst"] == "default" or route.get("dev") in own:
+            continue
+        there = ipaddress.ip_network(route["dst"], strict=False)
+        taken += [(str(subnet), route["dev"]) for subnet in wanted if subnet.overlaps(there)]
+    return taken
+
+
+def rules_of(saved: str) -> tuple[list[str], list[tuple[str, str]]]:
+    """Chains of the container engine and rules that jump to them, from the text of iptables-save for one table."""
+    chains = [match[1] for line in saved.splitlines() if (match := CHAIN.match(line))]
+    rules = [
+        (match[1], match[2])
+        for line in saved.splitlines()
+        if (match := RULE.match(line)) and not match[1].startswith("NETAVARK")
+    ]
+    return chains, rules
+
+
+def run(*argv: str) -> str:
+    """Output of a command of this machine; a failure is the caller's error with its text."""
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(argv)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def snapshot() -> dict[str, Any]:
+    """What the lab may change: forwarding, tables of the packet filter and the engine's chains in them."""
+    return {
+        "ip_forward": FORWARD.read_text().strip(),
+        "tables": [line.split(" ", 1)[1] for line in run("nft", "list", "tables").splitlines()],
+        "chains": {table: rules_of(run("iptables-save", "-t", table))[0] for table in TABLES},
+    }
+
+
+def listener(port: int) -> bool:
+    """Whether something listens on this TCP port of the loopback address."""
+    return bool(run("ss", "-Hltn", f"sport = :{port}").strip())
+
+
+def restore(before: dict[str, Any], *, check: bool) -> list[str]:
+    """Undo what differs from the record and is the engine's own; returns one line for each thing undone."""
+    undone = []
+    for table in TABLES:
+        chains, rules = rules_of(run("iptables-save", "-t", table))
+        mine = [chain for chain in chains if chain not in before["chains"][table]]
+        for chain, rule in rules:
+            if not any(name in rule for name in mine):
+                continue
+            undone.append(f"{table}: rule of {chain}")
+            if not check:
+                run("sh", "-c", f"exec iptables -t {table} -D {chain} {rule}")
+        for action in ("-F", "-X"):
+            for chain in mine:
+                if not check:
+                    run("iptables", "-t", table, action, chain)
+        undone += [f"{table}: chain {chain}" for chain in mine]
+    for line in run("nft", "list", "tables").splitlines():
+        name = line.split(" ", 1)[1]
+        if name in before["tables"] or name not in {"ip filter", "ip nat"}:
+            continue
+        rules_left = [
+            row for row in run("nft", "list", "table", *name.split()).splitlines() if re.match(r"\t\t(?!type)", row)
+        ]
+        if not rules_left:
+            undone.append(f"table {name}")
+            if not check:
+                run("nft", "delete", "table", *name.split())
+    if FORWARD.read_text().strip() != before["ip_forward"]:
+        undone.append(f"net.ipv4.ip_forward = {before['ip_forward']}")
+        if not check:
+            FORWARD.write_text(before["ip_forward"])
+    return undone
+
+
+def record(module: AnsibleModule, path: Path) -> bool:
+    """Refuse a machine that cannot carry the lab, else write the record if there is none."""
+    directory = path.parent
+    routes = json.loads(run("ip", "-json", "-4", "route"))
+    for subnet, interface in overlapping(routes, module.params["subnets"], engine_interfaces(directory)):
+        module.fail_json(
+            msg=f"The subnet {subnet} of site_networks is already routed by {interface} of this machine, maybe for the lab of "
+            f"another clone: run make lab-down there, or choose other subnets in the inventory."
+        )
+    port = module.params["port"]
+    if port and not path.exists() and listener(port):
+        module.fail_json(
+            msg=f"Port {port} of 127.0.0.1 is in use, maybe by the lab of another clone: run make lab-down there, "
+            f"or set GROUNDPLANE_LAB_PORT to a free port."
+        )
+    if path.exists():
+        return False
+    if not module.check_mode:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.write_text(json.dumps(snapshot(), indent=1))
+    return True
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["recorded", "restored"], "required": True},
+            "directory": {"type": "path", "required": True},
+            "subnets": {"type": "list", "elements": "str", "default": []},
+            "port": {"type": "int"},
+        },
+        supports_check_mode=True,
+    )
+    os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    path = Path(module.params["directory"]) / "machine.json"
+    try:
+        if module.params["state"] == "recorded":
+            module.exit_json(changed=record(module, path))
+        undone = restore(json.loads(path.read_text()), check=module.check_mode) if path.exists() else []
+    except (RuntimeError, OSError, ValueError) as error:
+        module.fail_json(msg=f"lab_machine {module.params['state']}: {error}")
+    module.exit_json(changed=bool(undone), restored=undone)
+
+
+if __name__ == "__main__":
+    main()
