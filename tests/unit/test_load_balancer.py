@@ -1,0 +1,260 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The files of the load balancers, rendered by Ansible's own templating from a small site."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import socket
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from ansible.errors import AnsibleError
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+from ansible_collections.groundplane.onprem.plugins.module_utils import contract
+from ansible_collections.groundplane.onprem.plugins.module_utils.site import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROLE = Path(__file__).parents[2] / "roles" / "load_balancer"
+TREE = ROLE / "templates" / "tree"
+
+NETWORKS = {"private": {"subnet": "10.1.2.0/24"}, "public": {"subnet": "10.1.1.0/24"}, "data": {"subnet": "10.1.3.0/24"}}
+VIPS = {
+    "private": {"address": "10.1.2.100", "network": "private", "vrid": 51},
+    "public": {"address": "10.1.1.100", "network": "public", "vrid": 52},
+}
+HOSTS = {
+    "lb1": {"host_addresses": {"private": "10.1.2.11", "public": "10.1.1.11"}, "host_primary_network": "private"},
+    "lb2": {"host_addresses": {"private": "10.1.2.12", "public": "10.1.1.12"}, "host_primary_network": "private"},
+    "lb3": {"host_addresses": {"private": "10.1.2.13"}, "host_primary_network": "private"},
+    "db1": {"host_addresses": {"data": "10.1.3.11"}, "host_primary_network": "data"},
+    "db2": {"host_addresses": {"data": "10.1.3.12"}, "host_primary_network": "data"},
+}
+GROUPS = {"load_balancer": ["lb1", "lb2", "lb3"], "database": ["db1", "db2"]}
+
+
+def database(**endpoint: Any) -> dict[str, Any]:
+    return {
+        "service": "database",
+        "group": "database",
+        "listens": [
+            {"name": "sql", "port": 6432, "tls": "mutual"},
+            {"name": "rest", "port": 8008, "tls": "mutual"},
+        ],
+        "endpoints": [
+            {
+                "name": "primary",
+                "vip": "private",
+                "port": 5432,
+                "listen": "sql",
+                "check": {"listen": "rest", "path": "/primary"},
+                "members": "leader",
+                "on_marked_down": "shutdown-sessions",
+            }
+            | endpoint
+        ],
+    }
+
+
+def render(path: str, host: str = "lb1", service: dict[str, Any] | None = None, **variables: Any) -> str:
+    """A file of the role as it would stand on a host."""
+    contracts = {"database": contract.load(service or database())}
+    site = Site.from_inventory(contracts, GROUPS, HOSTS, {"site_networks": NETWORKS, "site_vips": VIPS})
+    known: dict[str, Any] = {
+        **yaml.safe_load((ROLE / "defaults/main.yml").read_text()),
+        **yaml.safe_load((ROLE / "vars/main.yml").read_text()),
+        **HOSTS[host],
+        "inventory_hostname": host,
+        "groups": GROUPS,
+        "hostvars": HOSTS,
+        "site_vips": VIPS,
+        "__load_balancer_endpoints": site.endpoints(),
+        **variables,
+    }
+    text = trust_as_template((TREE / f"{path}.j2").read_text())
+    return str(Templar(DataLoader(), variables=known).template(text))
+
+
+def section(text: str, head: str) -> list[str]:
+    """The lines of a section of haproxy.cfg, stripped, without comments."""
+    found = re.search(rf"^{re.escape(head)}\n((?:[ \t]+.*\n|\n)*)", text, re.MULTILINE)
+    assert found, f"no section {head!r}"
+    return [line.strip() for line in found[1].splitlines() if line.strip() and not line.strip().startswith("#")]
+
+
+class TestHaproxy:
+    def test_frontend_binds_the_address_without_holding_it(self) -> None:
+        lines = section(render("etc/haproxy/haproxy.cfg"), "frontend database_primary")
+        assert "bind 10.1.2.100:5432 transparent tcp-ut 15s" in lines
+        assert "default_backend database_primary" in lines
+
+    def test_members_are_checked_over_verified_mutual_tls(self) -> None:
+        lines = section(render("etc/haproxy/haproxy.cfg"), "backend database_primary")
+        assert "server db1 10.1.3.11:6432 addr 10.1.3.11 port 8008 verifyhost db1" in lines
+        assert "server db2 10.1.3.12:6432 addr 10.1.3.12 port 8008 verifyhost db2" in lines
+        assert "http-check expect status 200" in lines
+        assert any(
+            "check-ssl verify required ca-file /etc/groundplane/pki/ca.crt crt /etc/haproxy/tls/load_balancer.crt" in line
+            for line in lines
+        )
+        assert not [line for line in lines if " backup" in line]
+
+    def test_sessions_of_a_member_that_goes_down_end_only_where_the_contract_says_so(self) -> None:
+        marked = render("etc/haproxy/haproxy.cfg")
+        assert "on-marked-down shutdown-sessions" in "\n".join(section(marked, "backend database_primary"))
+        service = database()
+        del service["endpoints"][0]["on_marked_down"]
+        assert "on-marked-down" not in render("etc/haproxy/haproxy.cfg", service=service)
+
+    def test_no_peer_goes_unverified(self) -> None:
+        text = render("etc/haproxy/haproxy.cfg")
+        assert "verify none" not in text
+        assert "ssl-server-verify required" in text
+        for line in text.splitlines():
+            if " ssl " in line:
+                assert "verify required" in line, line
+
+    def test_the_only_plain_listeners_are_unix_sockets_and_the_passed_through_addresses(self) -> None:
+        binds = re.findall(r"^ +bind (.*)$", render("etc/haproxy/haproxy.cfg"), re.MULTILINE)
+        assert [bind.split()[0] for bind in binds if " ssl " not in bind] == [
+            "unix@/run/haproxy/health.sock",
+            "10.1.2.100:5432",
+        ]
+
+    def test_without_a_check_a_member_is_asked_for_a_connection(self) -> None:
+        service = database(members="all")
+        del service["endpoints"][0]["check"]
+        lines = section(render("etc/haproxy/haproxy.cfg", service=service), "backend database_primary")
+        assert "default-server check" in lines
+        assert "server db1 10.1.3.11:6432" in lines
+
+    def test_an_endpoint_that_this_role_cannot_serve_is_refused(self) -> None:
+        with pytest.raises(AnsibleError, match="database_primary has mode http"):
+            render("etc/haproxy/haproxy.cfg", service=database(mode="http"))
+
+
+def instances(text: str) -> dict[str, str]:
+    return dict(re.findall(r"^vrrp_instance (\S+) \{\n(.*?)^\}", text, re.MULTILINE | re.DOTALL))
+
+
+class TestKeepalived:
+    def test_an_instance_for_each_address_that_the_host_can_hold(self) -> None:
+        assert list(instances(render("etc/keepalived/keepalived.conf"))) == ["private", "public"]
+        assert list(instances(render("etc/keepalived/keepalived.conf", "lb3"))) == ["private"]
+
+    def test_peers_see_each_other_both_ways(self) -> None:
+        seen = {}
+        for host in GROUPS["load_balancer"]:
+            private = instances(render("etc/keepalived/keepalived.conf", host))["private"]
+            block = re.search(r"unicast_peer \{(.*?)\}", private, re.DOTALL)
+            assert block
+            seen[host] = set(block[1].split())
+            assert f"unicast_src_ip {HOSTS[host]['host_addresses']['private']}" in private  # type: ignore[index]
+        addresses = {host: HOSTS[host]["host_addresses"]["private"] for host in seen}  # type: ignore[index]
+        for host, peers in seen.items():
+            assert peers == set(addresses.values()) - {addresses[host]}
+
+    def test_a_peer_without_a_leg_on_the_network_is_left_out(self) -> None:
+        public = instances(render("etc/keepalived/keepalived.conf", "lb1"))["public"]
+        assert "10.1.1.12" in public
+        assert "10.1.2.13" not in public
+        assert "undefined" not in public.lower()
+
+    def test_a_balancer_alone_holds_the_address_without_waiting_for_peers(self) -> None:
+        text = render("etc/keepalived/keepalived.conf", groups={"load_balancer": ["lb1"]})
+        assert "unicast_peer" not in text
+        assert "unicast_fault_no_peer" not in text
+        assert list(instances(text)) == ["private", "public"]
+
+    def test_priorities_differ_and_each_host_knows_the_highest_of_the_others(self) -> None:
+        own, others = {}, {}
+        for host in GROUPS["load_balancer"]:
+            private = instances(render("etc/keepalived/keepalived.conf", host))["private"]
+            own[host] = int(re.findall(r"^\s+priority (\d+)$", private, re.MULTILINE)[0])
+            others[host] = int(re.findall(r"timer_expired_backup (\d+)", private)[0])
+        assert len(set(own.values())) == 3
+        assert all(1 <= priority <= 254 for priority in own.values())
+        for host, highest in others.items():
+            assert highest == max(priority for name, priority in own.items() if name != host)
+
+    def test_the_holder_is_never_preempted(self) -> None:
+        for instance in instances(render("etc/keepalived/keepalived.conf")).values():
+            assert "state BACKUP" in instance
+            assert re.search(r"^\s+nopreempt$", instance, re.MULTILINE)
+
+    def test_scripts_do_not_run_as_root(self) -> None:
+        text = render("etc/keepalived/keepalived.conf")
+        assert "enable_script_security" in text
+        assert "script_user keepalived_script" in text
+
+    def test_takeover_from_a_frozen_holder_fits_the_promise(self) -> None:
+        """RFC 9568, 6.1: three advertisements and a skew of (256 - priority) / 256 of one; the bar is 1.5 s."""
+        private = instances(render("etc/keepalived/keepalived.conf", "lb2"))["private"]
+        interval = float(re.findall(r"advert_int ([\d.]+)", private)[0])
+        priority = int(re.findall(r"^\s+priority (\d+)$", private, re.MULTILINE)[0])
+        assert 3 * interval + (256 - priority) / 256 * interval < 1.2
+
+
+class TestDefaults:
+    def test_defaults_are_those_of_the_argument_specs(self) -> None:
+        options = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+        defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
+        assert {name: option["default"] for name, option in options.items()} == defaults
+
+    def test_the_contract_is_valid(self) -> None:
+        assert contract.load(ROLE / "meta/service.yml").service == "load_balancer"
+
+
+class TestHealthScript:
+    @pytest.fixture
+    def answers(self) -> Any:
+        spec = importlib.util.spec_from_file_location("health", TREE / "usr/local/lib/groundplane/haproxy_health.py")
+        assert spec
+        assert spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.answers
+
+    @pytest.fixture
+    def server(self, tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
+        path = str(tmp_path / "health.sock")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()
+            yield listener, path
+
+    @pytest.mark.parametrize(
+        ("reply", "well"),
+        [
+            (b"HTTP/1.1 200 OK\r\n\r\n", True),
+            (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", False),
+            (b"", False),
+        ],
+    )
+    def test_only_an_ok_is_well(self, answers: Any, server: tuple[socket.socket, str], reply: bytes, well: bool) -> None:
+        listener, path = server
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(reply)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert answers(path, 2.0) is well
+        thread.join()
+
+    def test_a_process_that_hangs_is_not_well(self, answers: Any, server: tuple[socket.socket, str]) -> None:
+        assert answers(server[1], 0.1) is False
+
+    def test_no_process_is_not_well(self, answers: Any, tmp_path: Path) -> None:
+        assert answers(str(tmp_path / "nothing.sock"), 0.1) is False
