@@ -1,0 +1,17 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures that integration tests, fault drills and benches share."""
+
+from __future__ import annotations
+
+import pytest
+from tests.lab import Lab
+
+
+@pytest.fixture(scope="session")
+def lab() -> Lab:
+    """The lab of this clone; a test that needs it fails, and does not skip, where it is not up."""
+    lab = Lab()
+    if not (lab.directory / "ready").exists():
+        pytest.fail("The lab is not up: run `make lab` first.")
+    return lab

@@ -1,0 +1,110 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The running lab as tests see it: commands on its hosts over SSH, faults through its engine, playbooks against it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RECAP = re.compile(
+    r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)\s+unreachable=(?P<unreachable>\d+)\s+failed=(?P<failed>\d+)",
+    re.MULTILINE,
+)
+
+
+@dataclass
+class Play:
+    """Outcome of one ansible-playbook run."""
+
+    returncode: int
+    output: str
+
+    @property
+    def recap(self) -> dict[str, dict[str, int]]:
+        """Host name to its counts: ok, changed, unreachable, failed."""
+        return {
+            match["host"]: {key: int(match[key]) for key in ("ok", "changed", "unreachable", "failed")}
+            for match in RECAP.finditer(self.output)
+        }
+
+    @property
+    def changed(self) -> dict[str, int]:
+        """Hosts that changed, with the number of changed tasks."""
+        return {host: counts["changed"] for host, counts in self.recap.items() if counts["changed"]}
+
+
+@dataclass
+class Lab:
+    """A site made by playbooks/lab_up.yml."""
+
+    directory: Path = field(default_factory=lambda: ROOT / ".lab")
+    inventory: Path = field(default_factory=lambda: ROOT / "inventories" / "lab")
+
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        """Environment in which `podman` talks to the lab's own engine."""
+        return os.environ | {
+            "CONTAINERS_CONF": str(self.directory / "containers.conf"),
+            "CONTAINERS_STORAGE_CONF": str(self.directory / "storage.conf"),
+            "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}",
+        }
+
+    @cached_property
+    def hostvars(self) -> dict[str, dict[str, Any]]:
+        """Variables of each host as the inventory gives them, without templates resolved."""
+        return self._listing["_meta"]["hostvars"]
+
+    @cached_property
+    def groups(self) -> dict[str, list[str]]:
+        """Group name to its hosts."""
+        return {name: group["hosts"] for name, group in self._listing.items() if name != "_meta" and "hosts" in group}
+
+    @cached_property
+    def _listing(self) -> dict[str, Any]:
+        done = self.local("ansible-inventory", "-i", str(self.inventory), "--list")
+        return json.loads(done.stdout)
+
+    def local(self, *argv: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """A command of this machine, in the repository's root."""
+        return subprocess.run(
+            argv, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout, check=check,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def run(self, host: str, command: str, *, timeout: float = 60, check: bool = True, stdin: str | None = None,
+            ) -> subprocess.CompletedProcess[str]:
+        """A shell command on a host as root, over SSH through the bastion."""
+        done = subprocess.run(
+            ["ssh", "-F", str(self.directory / "ssh_config"), host, "sudo", "-n", "sh", "-c", _quote(command)],
+            env=self.environment, capture_output=True, text=True, timeout=timeout, check=False, input=stdin or "",
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"{host}: {command}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        return done
+
+    def out(self, host: str, command: str, *, timeout: float = 60) -> str:
+        """Stripped standard output of a command on a host."""
+        return self.run(host, command, timeout=timeout).stdout.strip()
+
+    def engine(self, *argv: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """A command of the container engine: `pause`, `unpause`, `kill`, `start`, ..."""
+        return self.local("podman", *argv, timeout=timeout)
+
+    def play(self, playbook: str, *arguments: str, timeout: float = 1800) -> Play:
+        """Run playbooks/<playbook>.yml against the lab to its end."""
+        done = self.local(
+            "ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}.yml", *arguments, timeout=timeout, check=False
+        )
+        return Play(done.returncode, done.stdout + done.stderr)
+
+
+def _quote(command: str) -> str:
+    return "'" + command.replace("'", "'\"'\"'") + "'"
