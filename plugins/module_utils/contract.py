@@ -299,7 +299,7 @@ def load(source: Path | str | Mapping[str, Any], label: str | None = None) -> Co
         content: object = source
     else:
         name = label or _label(Path(source))
-        content = _parse(Path(source), name)
+        content = parse_yaml(Path(source), name)
     problems: list[str] = []
     contract = _build(Contract, content, "", problems)
     if isinstance(contract, Contract) and not problems:
@@ -357,7 +357,13 @@ def _label(path: Path) -> str:
     return "/".join(parts) if parts[-2:] == ("meta", "service.yml") else str(path)
 
 
-def _parse(path: Path, label: str) -> object:
+def parse_yaml(path: Path, label: str) -> object:
+    """The content of a YAML file.
+
+    Raises:
+        ContractError: no YAML, or a key that is there twice in one mapping.
+        OSError: the file cannot be read.
+    """
     import yaml  # noqa: PLC0415 - controllers have it; nothing that a host imports may need it
 
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -379,10 +385,16 @@ def _parse(path: Path, label: str) -> object:
 # ----------------------------------------------------------------------------------------------------------- validation
 
 
+def nearest_word(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known word that is most like this one, from a likeness of `cutoff` (0 to 1) on."""
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=cutoff)
+    return close[0] if close else None
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`, did you mean X?` for the known word nearest to this one, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f", did you mean {close[0]}?" if close else ""
+    near = nearest_word(word, known)
+    return f", did you mean {near}?" if near else ""
 
 
 def _key(name: str) -> str:
