@@ -1,0 +1,424 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Converges systemd units, and lets them follow their files."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: units
+short_description: Systemd units are as declared and run with what is on disk
+version_added: 0.1.0
+author: The groundplane authors (@groundplane)
+description:
+  - Converges any number of systemd units in one round trip. All states are read in one call; systemd reloads its unit files
+    at most once, and only when one of these units has a newer file on disk.
+  - A unit is stale when what it was started (or last reloaded) with differs from what is on disk. That is read from the
+    host and not from a notification, so an interrupted run is finished by the next one, and a restart by hand is not repeated.
+options:
+  units:
+    description: The units, in the order in which they are acted on.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name:
+        description: Full name with type, such as V(haproxy.service).
+        type: str
+        required: true
+      enabled:
+        description: Whether it starts at boot (or with what it belongs to). Not touched when left out.
+        type: bool
+      masked:
+        description: Whether it is masked. Not touched when left out.
+        type: bool
+      state:
+        description:
+          - Whether it runs. Not touched when left out, but a running stale unit is still restarted or reloaded.
+          - A one-shot without C(RemainAfterExit) counts as started when it ran well with the files on disk since boot.
+        type: str
+        choices: [started, stopped]
+      restart_on:
+        description: Files and directories which it reads at its start. When their content changed since then it is restarted.
+        type: list
+        elements: path
+        default: []
+      reload_on:
+        description: Files and directories which a reload reads. A needed restart makes a reload unneeded.
+        type: list
+        elements: path
+        default: []
+      gated:
+        description: Never restart it here. When a restart is needed it is listed in RV(restart_required). It is started when it does not run.
+        type: bool
+        default: false
+      validate:
+        description: A command that must succeed before the unit is started, restarted or reloaded. Run without a shell.
+        type: str
+      timeout:
+        description: Seconds until it must be up.
+        type: int
+        default: 90
+  changed_paths:
+    description:
+      - What an earlier task changed, such as RV(groundplane.onprem.tree#module:changed_paths).
+      - Used in check mode only, where the files are not on disk yet, to predict restarts and reloads.
+    type: list
+    elements: path
+    default: []
+  settle:
+    description: Seconds after which a unit that was acted on must still be up.
+    type: float
+    default: 0.5
+attributes:
+  check_mode:
+    description: Predicts exactly. A unit that does not exist yet would change, and is no error.
+    support: full
+  diff_mode:
+    description: Shows the states of each unit that changes.
+    support: full
+  idempotent:
+    description: A second run changes nothing.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: HAProxy runs with the configuration on disk
+  groundplane.onprem.units:
+    units:
+      - name: haproxy.service
+        enabled: true
+        state: started
+        reload_on: [/etc/haproxy]
+        restart_on: [/etc/systemd/system/haproxy.service.d]
+        validate: haproxy -c -q -f /etc/haproxy/haproxy.cfg
+
+- name: etcd runs; whether it must be restarted is known
+  groundplane.onprem.units:
+    units:
+      - {name: etcd.service, enabled: true, state: started, restart_on: [/etc/default/etcd], gated: true}
+  register: __etcd_units
+"""
+
+RETURN = r"""
+restart_required:
+  description: Gated units that run with something else than what is on disk.
+  type: list
+  elements: str
+  returned: success
+started:
+  description: Units that were started.
+  type: list
+  elements: str
+  returned: success
+stopped:
+  description: Units that were stopped.
+  type: list
+  elements: str
+  returned: success
+restarted:
+  description: Units that were restarted.
+  type: list
+  elements: str
+  returned: success
+reloaded:
+  description: Units that were reloaded.
+  type: list
+  elements: str
+  returned: success
+daemon_reloaded:
+  description: Whether systemd had to read its unit files.
+  type: bool
+  returned: success
+units:
+  description: Name of each unit to its state afterwards (in check mode the present one).
+  type: dict
+  returned: success
+  sample: {haproxy.service: {state: active, sub_state: running, unit_file: enabled, load: loaded}}
+"""
+
+import shlex
+import subprocess
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.groundplane.onprem.plugins.module_utils import unit_state
+from ansible_collections.groundplane.onprem.plugins.module_utils.unit_state import (
+    Record,
+    Snapshot,
+    UnitError,
+    UnitStatus,
+)
+
+UNIT_SPEC: dict[str, Any] = {
+    "name": {"type": "str", "required": True},
+    "enabled": {"type": "bool"},
+    "masked": {"type": "bool"},
+    "state": {"type": "str", "choices": ["started", "stopped"]},
+    "restart_on": {"type": "list", "elements": "path", "default": []},
+    "reload_on": {"type": "list", "elements": "path", "default": []},
+    "gated": {"type": "bool", "default": False},
+    "validate": {"type": "str"},
+    "timeout": {"type": "int", "default": 90},
+}
+VALIDATE_SECONDS = 60
+FILE_VERBS = ("unmask", "enable", "disable", "mask")
+RUN_VERBS = ("stop", "start", "restart", "reload")
+
+
+def plan(unit: dict[str, Any], status: UnitStatus, known: Record, stale: unit_state.Staleness) -> list[str]:
+    """Say which verbs bring one unit to its declared state, in their order. A gated restart is left to the caller.
+
+    Raises:
+        UnitError: the declaration cannot be met, such as starting a masked unit.
+    """
+    if unit["masked"] and (unit["enabled"] or unit["state"] == "started"):
+        raise UnitError(f"{status.name}: a masked unit can neither be enabled nor started")
+    verbs = []
+    if status.masked and unit["masked"] is False:
+        verbs.append("unmask")
+    elif status.masked and not unit["masked"] and unit["state"] == "started":
+        raise UnitError(f"{status.name}: is masked, and `masked: false` is not declared")
+    if unit["enabled"] is True and not (status.enabled and not status.masked):
+        verbs.append("enable")
+    elif unit["enabled"] is False and status.file_state in ("enabled", "enabled-runtime"):
+        verbs.append("disable")
+    if unit["masked"] and not status.masked:
+        verbs.append("mask")
+    if unit["state"] == "stopped":
+        if status.active not in ("inactive", "failed"):
+            verbs.append("stop")
+    elif status.running:
+        verbs.extend([stale] if stale else [])
+    elif unit["state"] == "started":
+        ran = status.transient_run and status.active == "inactive" and status.result == "success"
+        # Nothing is known of a one-shot that systemd forgot, unless the record says that it ran since boot.
+        if not ran or stale or not (status.started or known.invocation):
+            verbs.append("start")
+    return verbs
+
+
+def touched_by(paths: list[str], changed: list[str]) -> bool:
+    """Say whether one of `changed` is one of `paths` or below one of them."""
+    return any(item == path or item.startswith(f"{path.rstrip('/')}/") for path in paths for item in changed)
+
+
+class Units:
+    """One run over the declared units."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        """Take the parameters."""
+        self.module = module
+        self.units: list[dict[str, Any]] = module.params["units"]
+        self.names = [unit_state.check_name(unit["name"]) for unit in self.units]
+        if len(set(self.names)) != len(self.names):
+            raise UnitError("a unit is declared twice")
+        self.result: dict[str, Any] = {
+            "changed": False,
+            "daemon_reloaded": False,
+            "restart_required": [],
+            **{key: [] for key in ("started", "stopped", "restarted", "reloaded")},
+        }
+        self.seen: dict[str, dict[str, Snapshot]] = {}
+        self.stale: dict[str, unit_state.Staleness] = {}
+        self.known: dict[str, Record] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Read, decide, act, look again.
+
+        Raises:
+            UnitError: a unit could not be brought to its state.
+        """
+        # Files first, states second: a restart in between then counts as one that has read them.
+        for unit in self.units:
+            self.seen[unit["name"]] = unit_state.snapshots([*unit["restart_on"], *unit["reload_on"]])
+        before = unit_state.read_units(self.names)
+        status = self._load(before)
+        verbs = {unit["name"]: self._decide(unit, status[unit["name"]]) for unit in self.units}
+        self.result["changed"] = self.result["daemon_reloaded"] or any(verbs.values())
+        if self.module._diff:  # noqa: SLF001 - how AnsibleModule tells it
+            self.result["diff"] = self._differences(before, verbs)
+        if not self.module.check_mode:
+            status = self._act(verbs, status)
+        for unit in self.units:
+            for verb, key in zip(RUN_VERBS, ("stopped", "started", "restarted", "reloaded"), strict=True):
+                if verb in verbs[unit["name"]]:
+                    self.result[key].append(unit["name"])
+        self.result["units"] = {name: unit_state.as_dict(item) for name, item in status.items()}
+        return self.result
+
+    def _load(self, status: dict[str, UnitStatus]) -> dict[str, UnitStatus]:
+        """Let systemd read its unit files when it must; prove that the units exist."""
+        self.result["daemon_reloaded"] = any(item.daemon_reload for item in status.values())
+        missing = [unit["name"] for unit in self.units if self._wanted(unit) and not status[unit["name"]].found]
+        if self.module.check_mode:
+            return status
+        if self.result["daemon_reloaded"] or missing:
+            unit_state.daemon_reload()
+            status = unit_state.read_units(self.names)
+            for name in missing:
+                if not status[name].found:
+                    raise UnitError(f"{name}: there is no such unit on this host")
+        for item in status.values():
+            if item.load in ("bad-setting", "error"):
+                raise UnitError(
+                    f"{item.name}: its unit file cannot be used ({item.load}). {unit_state.journal(item.name)}"
+                )
+        return status
+
+    @staticmethod
+    def _wanted(unit: dict[str, Any]) -> bool:
+        return bool(unit["enabled"]) or unit["state"] == "started"
+
+    def _decide(self, unit: dict[str, Any], status: UnitStatus) -> list[str]:
+        name = unit["name"]
+        self.known[name] = unit_state.read_record(name)
+        stale = unit_state.is_stale(status, self.known[name], unit["restart_on"], unit["reload_on"], self.seen[name])
+        if self.module.check_mode and stale != "restart":
+            changed = self.module.params["changed_paths"]
+            if touched_by(unit["restart_on"], changed):
+                stale = "restart"
+            elif touched_by(unit["reload_on"], changed):
+                stale = "reload"
+        if stale == "reload" and status.running and not status.can_reload:
+            raise UnitError(f"{name}: has no reload; its paths belong into restart_on")
+        self.stale[name] = stale
+        verbs = plan(unit, status, self.known[name], stale)
+        if unit["gated"] and "restart" in verbs:
+            verbs.remove("restart")
+            self.result["restart_required"].append(name)
+        return verbs
+
+    def _act(self, verbs: dict[str, list[str]], status: dict[str, UnitStatus]) -> dict[str, UnitStatus]:
+        for verb in FILE_VERBS:
+            names = [name for name in self.names if verb in verbs[name]]
+            if names:
+                done = unit_state.systemctl(verb, "--", *names)
+                if done.returncode != 0:
+                    raise UnitError(f"{', '.join(names)}: {verb} failed: {done.stderr.strip()}")
+        acted = False
+        for unit in self.units:
+            acted |= self._act_on(unit, verbs[unit["name"]], status[unit["name"]])
+        if not (acted or any(verbs.values())):
+            self._record(status, verbs)
+            return status
+        up = [unit["name"] for unit in self.units if self._must_be_up(unit, verbs[unit["name"]], status[unit["name"]])]
+        if up:
+            timeout = max(unit["timeout"] for unit in self.units if unit["name"] in up)
+            unit_state.wait_until_up(up, timeout, self.module.params["settle"])
+        status = unit_state.read_units(self.names)
+        self._record(status, verbs)
+        return status
+
+    @staticmethod
+    def _must_be_up(unit: dict[str, Any], verbs: list[str], status: UnitStatus) -> bool:
+        if {"start", "restart", "reload"} & set(verbs):
+            return True
+        return unit["state"] == "started" and status.active == "activating"
+
+    def _act_on(self, unit: dict[str, Any], verbs: list[str], status: UnitStatus) -> bool:
+        """Stop, start, restart or reload one unit; say whether anything is to be waited for."""
+        for verb in RUN_VERBS:
+            if verb not in verbs:
+                continue
+            if verb != "stop" and unit["validate"]:
+                validate(unit["name"], unit["validate"])
+            unit_state.act(verb, unit["name"], unit["timeout"])
+        return bool(set(RUN_VERBS) & set(verbs)) or self._must_be_up(unit, verbs, status)
+
+    def _record(self, status: dict[str, UnitStatus], verbs: dict[str, list[str]]) -> None:
+        """Remember for each running unit which files it was given."""
+        for unit in self.units:
+            name = unit["name"]
+            item = status[name]
+            ran = (
+                item.transient_run and item.result == "success" and (bool(verbs[name]) or bool(self.known[name].files))
+            )
+            if not (item.running or ran):
+                continue
+            seen = self.seen[name]
+            if name in self.result["restart_required"]:
+                # What it runs with is unknown or older: keep what is known, and the lists for the gate.
+                seen = {}
+            unit_state.record(item, seen, unit["restart_on"], unit["reload_on"])
+
+    def _differences(self, before: dict[str, UnitStatus], verbs: dict[str, list[str]]) -> list[dict[str, Any]]:
+        """Make Ansible's list of differences: what each verb changes."""
+        shown = []
+        for name in self.names:
+            old: dict[str, Any] = {}
+            new: dict[str, Any] = {}
+            for verb in verbs[name]:
+                for key, was, becomes in DIFFERENCES[verb]:
+                    old[key] = was if was else describe(before[name])
+                    new[key] = becomes
+            if before[name].daemon_reload:
+                old["unit_file"], new["unit_file"] = "older than on disk", "as on disk"
+            if new:
+                shown.append({"before_header": name, "after_header": name, "before": old, "after": new})
+        return shown
+
+
+# For each verb: what it is about, how it was (empty: as systemd said), how it becomes.
+DIFFERENCES = {
+    "unmask": [("masked", "true", "false")],
+    "mask": [("masked", "false", "true")],
+    "enable": [("enabled", "false", "true")],
+    "disable": [("enabled", "true", "false")],
+    "stop": [("state", "", "inactive")],
+    "start": [("state", "", "active")],
+    "restart": [("configuration", "older than on disk", "as on disk (restarted)")],
+    "reload": [("configuration", "older than on disk", "as on disk (reloaded)")],
+}
+
+
+def describe(status: UnitStatus) -> str:
+    """Give the state of a unit in one word."""
+    return status.active if status.found else "not installed"
+
+
+def validate(name: str, command: str) -> None:
+    """Prove a unit's configuration by a command of its own.
+
+    Raises:
+        UnitError: it failed or could not be run.
+    """
+    try:
+        done = subprocess.run(
+            shlex.split(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            cwd="/",
+            timeout=VALIDATE_SECONDS,
+            check=False,
+        )
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise UnitError(f"{name}: its configuration cannot be validated: {error}") from error
+    if done.returncode != 0:
+        text = done.stdout.strip()[-4000:]
+        raise UnitError(f"{name}: its configuration is not valid, {command!r} returned {done.returncode}: {text}")
+
+
+def main() -> None:
+    """Read the call, converge, answer."""
+    module = AnsibleModule(
+        argument_spec={
+            "units": {"type": "list", "elements": "dict", "required": True, "options": UNIT_SPEC},
+            "changed_paths": {"type": "list", "elements": "path", "default": []},
+            "settle": {"type": "float", "default": 0.5},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        run = Units(module)
+        module.exit_json(**run.run())
+    except UnitError as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()
