@@ -16,7 +16,6 @@ import yaml
 from ansible.errors import AnsibleError
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
-
 from ansible_collections.groundplane.onprem.plugins.module_utils import contract
 from ansible_collections.groundplane.onprem.plugins.module_utils.site import Site
 
@@ -26,7 +25,11 @@ if TYPE_CHECKING:
 ROLE = Path(__file__).parents[2] / "roles" / "load_balancer"
 TREE = ROLE / "templates" / "tree"
 
-NETWORKS = {"private": {"subnet": "10.1.2.0/24"}, "public": {"subnet": "10.1.1.0/24"}, "data": {"subnet": "10.1.3.0/24"}}
+NETWORKS = {
+    "private": {"subnet": "10.1.2.0/24"},
+    "public": {"subnet": "10.1.1.0/24"},
+    "data": {"subnet": "10.1.3.0/24"},
+}
 VIPS = {
     "private": {"address": "10.1.2.100", "network": "private", "vrid": 51},
     "public": {"address": "10.1.1.100", "network": "public", "vrid": 52},
@@ -102,7 +105,8 @@ class TestHaproxy:
         assert "server db2 10.1.3.12:6432 addr 10.1.3.12 port 8008 verifyhost db2" in lines
         assert "http-check expect status 200" in lines
         assert any(
-            "check-ssl verify required ca-file /etc/groundplane/pki/ca.crt crt /etc/haproxy/tls/load_balancer.crt" in line
+            "check-ssl verify required ca-file /etc/groundplane/pki/ca.crt crt /etc/haproxy/tls/load_balancer.crt"
+            in line
             for line in lines
         )
         assert not [line for line in lines if " backup" in line]
@@ -239,7 +243,9 @@ class TestHealthScript:
             (b"", False),
         ],
     )
-    def test_only_an_ok_is_well(self, answers: Any, server: tuple[socket.socket, str], reply: bytes, well: bool) -> None:
+    def test_only_an_ok_is_well(
+        self, answers: Any, server: tuple[socket.socket, str], reply: bytes, well: bool
+    ) -> None:
         listener, path = server
 
         def serve() -> None:
