@@ -46,23 +46,22 @@ _raw:
   elements: raw
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
-from ansible_collections.groundplane.onprem.plugins.module_utils.contract import ContractError, discover
+from ansible_collections.groundplane.onprem.plugins.module_utils.contract import (
+    ContractError,
+    discover,
+    roles_directories,
+)
 from ansible_collections.groundplane.onprem.plugins.module_utils.site import Site, SiteError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-HOST_VARIABLES = ("host_addresses", "host_primary_network", "host_zone")
-SITE_VARIABLES = ("site_networks", "site_vips", "site_domain")
 OF_A_HOST = ("firewall", "certificates", "services", "listens")
 OF_THE_SITE = ("endpoints", "members", "secrets")
-
-OWN_ROLES = Path(__file__).resolve().parents[2] / "roles"
 
 
 class LookupModule(LookupBase):  # type: ignore[misc]
@@ -75,7 +74,9 @@ class LookupModule(LookupBase):  # type: ignore[misc]
         self.set_options(var_options=variables, direct=kwargs)
         host = self.get_option("host") or variables["inventory_hostname"]
         try:
-            site = site_of(variables["hostvars"], variables["groups"], variables["inventory_hostname"])
+            here, hostvars = variables["inventory_hostname"], variables["hostvars"]
+            contracts = discover(roles_directories(hostvars[here]))
+            site = Site.from_hostvars(contracts, variables["groups"], hostvars, here)
             return [self._view(site, term, host) for term in terms]
         except (ContractError, SiteError) as error:
             raise AnsibleError(f"contract: {error}") from error
@@ -89,21 +90,3 @@ class LookupModule(LookupBase):  # type: ignore[misc]
         if view in OF_THE_SITE:
             return getattr(site, view)()
         raise AnsibleError(f"contract: there is no view {view!r}, only {', '.join(sorted(OF_A_HOST + OF_THE_SITE))}")
-
-
-def site_of(hostvars: Mapping[str, Any], groups: Mapping[str, Sequence[str]], here: str) -> Site:
-    """The site as an inventory states it. Only the few variables it needs are templated.
-
-    Args:
-        hostvars: Ansible's, or plain mappings.
-        groups: group names to host names.
-        here: the host whose site-wide variables count.
-    """
-    own = hostvars[here]
-    roles = [OWN_ROLES, *own.get("site_role_paths", ())]
-    hosts = {}
-    for name in groups["all"]:
-        values = hostvars[name]
-        hosts[name] = {key: values[key] for key in HOST_VARIABLES if key in values}
-    site = {key: own[key] for key in SITE_VARIABLES if key in own}
-    return Site.from_inventory(discover(roles), groups, hosts, site)

@@ -339,6 +339,18 @@ def discover(roles_directories: Iterable[Path | str]) -> dict[str, Contract]:
     return {name: found[name][0] for name in sorted(found)}
 
 
+OWN_ROLES = Path(__file__).resolve().parents[2] / "roles"
+
+
+def roles_directories(variables: Mapping[str, Any]) -> list[Path]:
+    """Where roles are: this collection's, and those that `site_role_paths` lists.
+
+    Args:
+        variables: of any host of the inventory.
+    """
+    return [OWN_ROLES, *(Path(path) for path in variables.get("site_role_paths", ()))]
+
+
 _cache: dict[Path, tuple[tuple[int, int], Contract]] = {}
 
 

@@ -27,7 +27,13 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.contract import
     nearest_word,
     parse_yaml,
 )
-from ansible_collections.groundplane.onprem.plugins.module_utils.site import LOAD_BALANCER, Site, SiteError
+from ansible_collections.groundplane.onprem.plugins.module_utils.site import (
+    HOST_VARIABLES,
+    LOAD_BALANCER,
+    SITE_VARIABLES,
+    Site,
+    SiteError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,16 +43,7 @@ if TYPE_CHECKING:
     Check = Callable[["Situation"], Iterator[str]]
 
 ENVIRONMENTS = ("lab", "dev", "test", "staging", "prod")
-SITE_VARIABLES = (
-    "site_name",
-    "site_environment",
-    "site_domain",
-    "site_networks",
-    "site_vips",
-    "site_role_paths",
-)
-HOST_VARIABLES = ("host_addresses", "host_primary_network", "host_zone")
-OTHER_VARIABLES = ("preflight_purpose",)
+OTHER_VARIABLES = ("site_name", "site_environment", "site_role_paths", "preflight_purpose")
 FREE_PREFIXES = ("ansible_", "lab_", "molecule_", "_")
 """Names that are not ours to judge: connection settings, the lab's own, internals of roles."""
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
     from ansible_collections.groundplane.onprem.plugins.module_utils.contract import Contract, Endpoint, Listen
 
+HOST_VARIABLES = ("host_addresses", "host_primary_network", "host_zone")
+SITE_VARIABLES = ("site_networks", "site_vips", "site_domain")
+
 LOAD_BALANCER = "load_balancer"
 ROUTER = "router"
 
@@ -186,6 +189,32 @@ class Site:
         }
         members = {str(group): [str(name) for name in names if name in hosts] for group, names in groups.items()}
         return cls(contracts, members, hosts, networks, vips, str(variables.get("site_domain") or ""))
+
+    @classmethod
+    def from_hostvars(
+        cls,
+        contracts: Mapping[str, Contract],
+        groups: Mapping[str, Sequence[str]],
+        hostvars: Mapping[str, Mapping[str, Any]],
+        here: str,
+    ) -> Site:
+        """The same from all of Ansible's variables, of which only the few that count are looked at (and templated).
+
+        Args:
+            contracts: by service name.
+            groups: group name to host names; `all` has every host.
+            hostvars: of each host, all its variables.
+            here: the host whose site-wide variables count.
+
+        Raises:
+            SiteError: the inventory lacks what every view needs.
+        """
+        own = hostvars[here]
+        hosts = {}
+        for name in groups["all"]:
+            values = hostvars[name]
+            hosts[name] = {key: values[key] for key in HOST_VARIABLES if key in values}
+        return cls.from_inventory(contracts, groups, hosts, {key: own[key] for key in SITE_VARIABLES if key in own})
 
     # ------------------------------------------------------------------------------------------------------- membership
 

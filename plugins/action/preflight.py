@@ -1,0 +1,101 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Refuses a run that the inventory or the hosts speak against. The rules are in module_utils/refusal.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible_collections.groundplane.onprem.plugins.module_utils.contract import (
+    ContractError,
+    discover,
+    roles_directories,
+)
+from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import (
+    PURPOSES,
+    Refusal,
+    Situation,
+    Unreadable,
+    argument_options,
+    refusals,
+    role_names,
+)
+
+
+class Readable(Mapping[str, Any]):
+    """The variables of a host, templated one by one when they are looked at."""
+
+    def __init__(self, variables: Mapping[str, Any]) -> None:
+        """Wrap what Ansible has of one host."""
+        self._variables = variables
+
+    def __getitem__(self, name: str) -> Any:
+        """The value, or what stands for one that cannot be computed."""
+        try:
+            return self._variables[name]
+        except AnsibleError:
+            # Its text may quote the template or the value, so that it goes nowhere.
+            return Unreadable()
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._variables)
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Runs once for all hosts of the play."""
+
+    BYPASS_HOST_LOOP = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Collect what there is, ask all rules, and fail with every refusal at once."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        _, arguments = self.validate_argument_spec(
+            argument_spec={
+                "purpose": {"type": "str", "choices": list(PURPOSES), "default": "converge"},
+                "state_variable": {"type": "str", "default": "__preflight_host_state"},
+            }
+        )
+        directories = roles_directories(variables["hostvars"][variables["inventory_hostname"]])
+        try:
+            contracts, options = discover(directories), argument_options(directories)
+        except ContractError as error:
+            found = [Refusal("contract", problem) for problem in error.problems]
+        else:
+            hosts = {host: Readable(variables["hostvars"][host]) for host in variables["groups"]["all"]}
+            situation = Situation(
+                contracts=contracts,
+                options=options,
+                roles=role_names(directories),
+                groups=variables["groups"],
+                variables=hosts,
+                states=_states(hosts, arguments["state_variable"]),
+                run=variables["ansible_play_hosts_all"],
+                purpose=arguments["purpose"],
+            )
+            found = refusals(situation)
+        refusing = [refusal.message for refusal in found if refusal.refuses]
+        result |= {
+            "changed": False,
+            "rules": list(dict.fromkeys(refusal.rule for refusal in found)),
+            "warnings": [refusal.message for refusal in found if not refusal.refuses],
+        }
+        if refusing:
+            reasons = "one reason" if len(refusing) == 1 else f"{len(refusing)} reasons"
+            lines = "\n".join(f"- {message}" for message in refusing)
+            result |= {"failed": True, "msg": f"Refused for {reasons}, and nothing was changed:\n{lines}"}
+        return result
+
+
+def _states(hosts: Mapping[str, Mapping[str, Any]], variable: str) -> dict[str, Mapping[str, Any]]:
+    """What host_state registered of the hosts that answered."""
+    registered = {host: values.get(variable) for host, values in hosts.items()}
+    return {host: state for host, state in registered.items() if isinstance(state, Mapping) and "memory_mb" in state}

@@ -1,0 +1,253 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What preflight needs to know of a host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: host_state
+short_description: Memory, disks, clock, time daemons and addresses of a host
+version_added: 0.1.0
+description:
+  - Reports what the action M(groundplane.onprem.preflight) looks at. Reads only.
+  - On the controller an action plugin of the same name fills in O(paths) and O(probes) from the service contracts and
+    the inventory, and measures the clock.
+attributes:
+  check_mode:
+    support: full
+    description: It changes nothing.
+  diff_mode:
+    support: none
+    description: There is nothing to compare.
+  idempotent:
+    support: full
+    description: It changes nothing.
+options:
+  paths:
+    description: Directories of services. They need not exist yet.
+    type: list
+    elements: str
+    default: []
+  probes:
+    description: Addresses that are asked for by ARP on the link of an address of this host (RFC 5227). Needs root.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      address:
+        description: The address that is asked for.
+        type: str
+        required: true
+      source:
+        description: The address of this host that shows which interface to ask on.
+        type: str
+        required: true
+author:
+  - groundplane.onprem contributors
+"""
+
+EXAMPLES = r"""
+- name: The state of each host is known
+  groundplane.onprem.host_state:
+  register: __preflight_host_state
+"""
+
+RETURN = r"""
+memory_mb:
+  description: Memory that the host may use, in MiB; a control group's limit counts.
+  type: int
+  returned: always
+filesystems:
+  description: >-
+    For each path the file system it is on, or will be on: C(mount), C(device), C(size_gb), C(free_gb) (GiB, free to
+    all users), and C(populated), whether the path exists and is not empty.
+  type: dict
+  returned: always
+addresses:
+  description: All addresses of the host, or null where they cannot be read.
+  type: list
+  elements: str
+  returned: always
+answering:
+  description: Whether somebody answers for each probed address; null where one cannot ask.
+  type: dict
+  returned: always
+time_daemons:
+  description: The daemons that set the clock and are running.
+  type: list
+  elements: str
+  returned: always
+clock:
+  description: The least and the greatest number of seconds by which the host's clock can be ahead of the controller's.
+  type: dict
+  contains:
+    minimum: {description: At least., type: float}
+    maximum: {description: At most., type: float}
+  returned: always
+"""
+
+import json
+import os
+import socket
+import struct
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+TIME_DAEMONS = {
+    "chronyd": "chrony",
+    "ntpd": "ntpd",
+    "openntpd": "openntpd",
+    "ptp4l": "ptp4l",
+    "systemd-timesyn": "systemd-timesyncd",  # the kernel keeps 15 characters of a name
+}
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+GIB = 2**30
+MIB = 2**20
+ARP_WAIT = 0.3
+"""Seconds to wait for an answer; neighbours of one link need a few milliseconds."""
+ARP_TRIES = 2
+
+_ETHERTYPE_ARP = 0x0806
+_ARP_REPLY = 2
+
+
+def memory_mb(meminfo: str, limits: list[str]) -> int:
+    """The memory that may be used, in MiB.
+
+    Args:
+        meminfo: content of /proc/meminfo (proc(5)).
+        limits: contents of the control group's limit files: bytes, or `max`.
+    """
+    total = next(int(line.split()[1]) * 1024 for line in meminfo.splitlines() if line.startswith("MemTotal:"))
+    numbers = [int(limit) for limit in limits if limit.strip().isdigit()]
+    return int(min([total, *numbers]) // MIB)
+
+
+def filesystem_of(path: Path) -> dict[str, Any]:
+    """The file system that a path is on, or will be on when it is made."""
+    there = path
+    while not there.exists():
+        there = there.parent
+    device = there.stat().st_dev
+    mount = there
+    while mount != mount.parent and mount.parent.stat().st_dev == device:
+        mount = mount.parent
+    numbers = os.statvfs(there)
+    return {
+        "mount": str(mount),
+        "device": device,
+        "size_gb": round(numbers.f_blocks * numbers.f_frsize / GIB, 2),
+        "free_gb": round(numbers.f_bavail * numbers.f_frsize / GIB, 2),
+        "populated": path.is_dir() and next(path.iterdir(), None) is not None,
+    }
+
+
+def time_daemons(processes: Path = Path("/proc")) -> list[str]:
+    """The time daemons among the running processes of this process's own PID namespace."""
+    found = set()
+    for comm in processes.glob("[0-9]*/comm"):
+        try:
+            name = comm.read_text(encoding="utf-8", errors="replace").strip()
+        except OSError:
+            continue  # it has ended meanwhile
+        if name in TIME_DAEMONS:
+            found.add(TIME_DAEMONS[name])
+    return sorted(found)
+
+
+def interfaces_of(listing: str) -> dict[str, str]:
+    """Each address and its interface, from `ip -json address show`."""
+    return {
+        str(entry["local"]): str(interface["ifname"])
+        for interface in json.loads(listing)
+        for entry in interface.get("addr_info", [])
+        if "local" in entry
+    }
+
+
+def arp_request(address: str, hardware: bytes) -> bytes:
+    """An Ethernet frame that asks who has an address, from nobody (an ARP probe, RFC 5227, 2.1.1)."""
+    head = b"\xff" * 6 + hardware + struct.pack("!H", _ETHERTYPE_ARP)
+    fixed = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1)
+    return head + fixed + hardware + b"\0" * 4 + b"\0" * 6 + socket.inet_aton(address)
+
+
+def arp_reply_from(frame: bytes) -> str | None:
+    """Whose address an ARP reply announces; None for any other frame."""
+    if len(frame) < 42 or frame[12:14] != struct.pack("!H", _ETHERTYPE_ARP):  # noqa: PLR2004 - header and body
+        return None
+    if struct.unpack("!H", frame[20:22])[0] != _ARP_REPLY:
+        return None
+    return socket.inet_ntoa(frame[28:32])
+
+
+def answers(address: str, interface: str) -> bool | None:
+    """Whether somebody on the link answers for an IPv4 address; None without the right to ask."""
+    try:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETHERTYPE_ARP)) as link:
+            link.bind((interface, _ETHERTYPE_ARP))
+            hardware = link.getsockname()[4]
+            for _ in range(ARP_TRIES):
+                link.send(arp_request(address, hardware))
+                deadline = time.monotonic() + ARP_WAIT
+                while (left := deadline - time.monotonic()) > 0:
+                    link.settimeout(left)
+                    try:
+                        frame = link.recv(2048)
+                    except TimeoutError:
+                        break
+                    if arp_reply_from(frame) == address:
+                        return True
+    except OSError:
+        return None
+    return False
+
+
+def probe(wanted: list[dict[str, str]], interfaces: dict[str, str] | None) -> dict[str, bool | None]:
+    """Ask for each address on the interface of its source."""
+    results: dict[str, bool | None] = {}
+    for one in wanted:
+        interface = (interfaces or {}).get(one["source"])
+        possible = interface is not None and ":" not in one["address"]
+        results[one["address"]] = answers(one["address"], str(interface)) if possible else None
+    return results
+
+
+def main() -> None:
+    """Report."""
+    module = AnsibleModule(
+        argument_spec={
+            "paths": {"type": "list", "elements": "str", "default": []},
+            "probes": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "address": {"type": "str", "required": True},
+                    "source": {"type": "str", "required": True},
+                },
+            },
+        },
+        supports_check_mode=True,
+    )
+    ip = module.get_bin_path("ip")
+    interfaces = None
+    if ip:
+        code, listing, _ = module.run_command([ip, "-json", "address", "show"])
+        interfaces = interfaces_of(listing) if code == 0 else None
+    limits = [Path(path).read_text(encoding="ascii") for path in CGROUP_LIMITS if Path(path).is_file()]
+    module.exit_json(
+        changed=False,
+        memory_mb=memory_mb(Path("/proc/meminfo").read_text(encoding="ascii"), limits),
+        filesystems={path: filesystem_of(Path(path)) for path in module.params["paths"]},
+        addresses=None if interfaces is None else sorted(interfaces),
+        answering=probe(module.params["probes"], interfaces),
+        time_daemons=time_daemons(),
+    )
+
+
+if __name__ == "__main__":
+    main()
