@@ -15,7 +15,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RECAP = re.compile(
-    r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)\s+unreachable=(?P<unreachable>\d+)\s+failed=(?P<failed>\d+)",
+    r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)\s+"
+    r"unreachable=(?P<unreachable>\d+)\s+failed=(?P<failed>\d+)",
     re.MULTILINE,
 )
 
@@ -75,16 +76,34 @@ class Lab:
     def local(self, *argv: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A command of this machine, in the repository's root."""
         return subprocess.run(
-            argv, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=timeout, check=check,
+            argv,
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=check,
             stdin=subprocess.DEVNULL,
         )
 
-    def run(self, host: str, command: str, *, timeout: float = 60, check: bool = True, stdin: str | None = None,
-            ) -> subprocess.CompletedProcess[str]:
+    def run(
+        self,
+        host: str,
+        command: str,
+        *,
+        timeout: float = 60,
+        check: bool = True,
+        stdin: str | None = None,
+    ) -> subprocess.CompletedProcess[str]:
         """A shell command on a host as root, over SSH through the bastion."""
         done = subprocess.run(
             ["ssh", "-F", str(self.directory / "ssh_config"), host, "sudo", "-n", "sh", "-c", _quote(command)],
-            env=self.environment, capture_output=True, text=True, timeout=timeout, check=False, input=stdin or "",
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            input=stdin or "",
         )
         if check and done.returncode != 0:
             raise AssertionError(f"{host}: {command}: exit {done.returncode}\n{done.stdout}{done.stderr}")
@@ -101,7 +120,13 @@ class Lab:
     def play(self, playbook: str, *arguments: str, timeout: float = 1800) -> Play:
         """Run playbooks/<playbook>.yml against the lab to its end."""
         done = self.local(
-            "ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}.yml", *arguments, timeout=timeout, check=False
+            "ansible-playbook",
+            "-i",
+            str(self.inventory),
+            f"playbooks/{playbook}.yml",
+            *arguments,
+            timeout=timeout,
+            check=False,
         )
         return Play(done.returncode, done.stdout + done.stderr)
 

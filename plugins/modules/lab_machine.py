@@ -13,7 +13,7 @@ author: The groundplane maintainers (@groundplane)
 description:
   - The container engine of a lab turns on IPv4 forwarding and leaves packet filter chains behind when it is killed.
     This module writes down what was there before the lab, once, and restores exactly that when the lab is gone.
-  - With O(state=recorded) it also refuses a machine that cannot carry the lab, because another lab holds its subnets or its port.
+  - With O(state=recorded) it also refuses a machine that cannot carry the lab: another lab holds its subnets or its port.
 attributes:
   check_mode:
     support: full
@@ -35,7 +35,7 @@ options:
     type: path
     required: true
   subnets:
-    description: Subnets that the lab will use, in CIDR notation.
+    description: The lab's subnets in CIDR notation. Chains that serve other subnets are another lab's and stay.
     type: list
     elements: str
     default: []
@@ -65,6 +65,7 @@ import ipaddress
 import json
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 CHAIN = re.compile(r"^:(NETAVARK\S*)")
 RULE = re.compile(r"^-A (\S+) (.*-j (?:NETAVARK\S*).*)$")
 TABLES = ("filter", "nat")
+ADDRESS = re.compile(r"-[sd] (\d+\.\d+\.\d+\.\d+/\d+)")
 
 
 def engine_interfaces(directory: Path) -> set[str]:
@@ -108,6 +110,19 @@ def rules_of(saved: str) -> tuple[list[str], list[tuple[str, str]]]:
     return chains, rules
 
 
+def foreign(saved: str, subnets: list[str]) -> set[str]:
+    """Subnets in the engine's chains that are not among `subnets`: another lab's, which still needs the chains."""
+    used = {
+        found
+        for line in saved.splitlines()
+        if line.startswith("-A NETAVARK")
+        for found in ADDRESS.findall(line)
+        if not ipaddress.ip_network(found).is_loopback and not ipaddress.ip_network(found).is_multicast
+    }
+    wanted = [ipaddress.ip_network(subnet) for subnet in subnets]
+    return {one for one in used if not any(ipaddress.ip_network(one).overlaps(ours) for ours in wanted)}
+
+
 def run(*argv: str) -> str:
     """Output of a command of this machine; a failure is the caller's error with its text."""
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -130,34 +145,43 @@ def listener(port: int) -> bool:
     return bool(run("ss", "-Hltn", f"sport = :{port}").strip())
 
 
-def restore(before: dict[str, Any], *, check: bool) -> list[str]:
-    """Undo what differs from the record and is the engine's own; returns one line for each thing undone."""
-    undone = []
-    for table in TABLES:
-        chains, rules = rules_of(run("iptables-save", "-t", table))
-        mine = [chain for chain in chains if chain not in before["chains"][table]]
-        for chain, rule in rules:
-            if not any(name in rule for name in mine):
-                continue
-            undone.append(f"{table}: rule of {chain}")
-            if not check:
-                run("sh", "-c", f"exec iptables -t {table} -D {chain} {rule}")
+def remove_chains(table: str, known: list[str], *, check: bool) -> list[str]:
+    """Remove the engine's chains that are not `known`, after the rules that jump to them; one line for each."""
+    chains, rules = rules_of(run("iptables-save", "-t", table))
+    mine = [chain for chain in chains if chain not in known]
+    jumps = [(chain, rule) for chain, rule in rules if any(name in rule for name in mine)]
+    if not check:
+        for chain, rule in jumps:
+            run("iptables", "-t", table, "-D", chain, *shlex.split(rule))
         for action in ("-F", "-X"):
             for chain in mine:
-                if not check:
-                    run("iptables", "-t", table, action, chain)
-        undone += [f"{table}: chain {chain}" for chain in mine]
+                run("iptables", "-t", table, action, chain)
+    return [f"{table}: rule of {chain}" for chain, _ in jumps] + [f"{table}: chain {chain}" for chain in mine]
+
+
+def remove_tables(known: list[str], *, check: bool) -> list[str]:
+    """Remove the tables that the engine made, where nothing but empty base chains is left in them."""
+    undone = []
     for line in run("nft", "list", "tables").splitlines():
         name = line.split(" ", 1)[1]
-        if name in before["tables"] or name not in {"ip filter", "ip nat"}:
+        if name in known or name not in {"ip filter", "ip nat"}:
             continue
-        rules_left = [
-            row for row in run("nft", "list", "table", *name.split()).splitlines() if re.match(r"\t\t(?!type)", row)
-        ]
-        if not rules_left:
-            undone.append(f"table {name}")
-            if not check:
-                run("nft", "delete", "table", *name.split())
+        if re.search(r"^\t\t(?!type)", run("nft", "list", "table", *name.split()), re.MULTILINE):
+            continue
+        undone.append(f"table {name}")
+        if not check:
+            run("nft", "delete", "table", *name.split())
+    return undone
+
+
+def restore(before: dict[str, Any], subnets: list[str], *, check: bool) -> list[str]:
+    """Undo what differs from the record and is the engine's own; returns one line for each thing undone."""
+    if any(foreign(run("iptables-save", "-t", table), subnets) for table in TABLES):
+        return []
+    undone = []
+    for table in TABLES:
+        undone += remove_chains(table, before["chains"][table], check=check)
+    undone += remove_tables(before["tables"], check=check)
     if FORWARD.read_text().strip() != before["ip_forward"]:
         undone.append(f"net.ipv4.ip_forward = {before['ip_forward']}")
         if not check:
@@ -171,8 +195,8 @@ def record(module: AnsibleModule, path: Path) -> bool:
     routes = json.loads(run("ip", "-json", "-4", "route"))
     for subnet, interface in overlapping(routes, module.params["subnets"], engine_interfaces(directory)):
         module.fail_json(
-            msg=f"The subnet {subnet} of site_networks is already routed by {interface} of this machine, maybe for the lab of "
-            f"another clone: run make lab-down there, or choose other subnets in the inventory."
+            msg=f"The subnet {subnet} of site_networks is already routed by {interface} of this machine, maybe for the "
+            f"lab of another clone: run make lab-down there, or choose other subnets in the inventory."
         )
     port = module.params["port"]
     if port and not path.exists() and listener(port):
@@ -204,7 +228,11 @@ def main() -> None:
     try:
         if module.params["state"] == "recorded":
             module.exit_json(changed=record(module, path))
-        undone = restore(json.loads(path.read_text()), check=module.check_mode) if path.exists() else []
+        undone = (
+            restore(json.loads(path.read_text()), module.params["subnets"], check=module.check_mode)
+            if path.exists()
+            else []
+        )
     except (RuntimeError, OSError, ValueError) as error:
         module.fail_json(msg=f"lab_machine {module.params['state']}: {error}")
     module.exit_json(changed=bool(undone), restored=undone)
