@@ -29,12 +29,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if not token or result.get("failed"):
             return result
         window = float(result["invocation"]["module_args"]["rollback_seconds"])
-        confirmed, attempts = self._confirm(token, started + window, task_vars)
-        if confirmed is None:
-            return self._given_up(token, started + window, attempts, result, task_vars)
-        if confirmed.get("failed"):
-            return {**result, **confirmed, "changed": not confirmed.get("rolled_back", False)}
-        return result
+        confirmed = self._confirm(token, started + window, task_vars)
+        if confirmed is None or confirmed.get("rolled_back"):
+            return self._given_up(token, started + window, result, task_vars)
+        return {**result, **confirmed} if confirmed.get("failed") else result
 
     def _step(self, step: str, token: str, task_vars: dict[str, Any] | None) -> dict[str, Any]:
         arguments = {**self._task.args, "step": step, "token": token}
@@ -50,23 +48,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             self._display.vv(f"no new connection: {error}", host=self._play_context.remote_addr)
             return None
 
-    def _confirm(
-        self, token: str, deadline: float, task_vars: dict[str, Any] | None
-    ) -> tuple[dict[str, Any] | None, int]:
-        attempts = 0
+    def _confirm(self, token: str, deadline: float, task_vars: dict[str, Any] | None) -> dict[str, Any] | None:
         while True:
-            attempts += 1
             result = self._anew("confirm", token, task_vars)
             if result is not None or time.monotonic() + PAUSE >= deadline:
-                return result, attempts
+                return result
             time.sleep(PAUSE)
 
     def _given_up(
-        self, token: str, deadline: float, attempts: int, result: dict[str, Any], task_vars: dict[str, Any] | None
+        self, token: str, deadline: float, result: dict[str, Any], task_vars: dict[str, Any] | None
     ) -> dict[str, Any]:
-        """Say what became of the host that no new connection reached."""
+        """Say what became of the host that no new connection reached in time."""
         time.sleep(max(0.0, deadline - time.monotonic()) + PAUSE)
-        cut = f"The new rules cut off this host: {attempts} new connections failed"
+        cut = "The new rules let no new connection reach this host"
         while True:
             seen = self._anew("inspect", token, task_vars)
             if seen is not None and seen.get("rolled_back"):

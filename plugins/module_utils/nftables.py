@@ -22,6 +22,12 @@ TABLE: Final = "groundplane"
 REPLACE: Final = f"table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n"
 """Removes our table, whether it is there or not; in front of a new one it makes the swap atomic."""
 
+HEAD: Final = (
+    "#!/usr/sbin/nft -f\n"
+    "# Made by Ansible from roles/*/meta/service.yml and the inventory; edits by hand are undone by the next run.\n"
+    "# Replaces this one table in one transaction. Other tables, such as those of Kubernetes, are not touched.\n\n"
+)
+
 Direction = Literal["inbound", "outbound", "forward"]
 CHAINS: Final[dict[Direction, str]] = {"inbound": "input", "outbound": "output", "forward": "forward"}
 PROTOCOLS: Final = ("tcp", "udp", "vrrp")
@@ -231,14 +237,17 @@ def render(policy: Policy) -> str:
     Args:
         policy: what is allowed; all else is denied.
     """
-    sets: list[str] = []
+    sets = _ranges_set("networks", policy.networks) if policy.networks else []
     rules: dict[Direction, list[str]] = {}
     for direction in CHAINS:
         rules[direction] = _flow_rules(direction, getattr(policy, direction), sets)
         rules[direction] += [_extra_rule(rule) for rule in policy.extra if rule.direction == direction]
     body = [
         'comment "Default deny, from the contracts of the services of this site"',
-        *(f"counter {name} {{ }}" for name in ("invalid", *(f"{chain}_dropped" for chain in CHAINS.values()))),
+        *(
+            f"counter {name} {{ }}"
+            for name in ("invalid", "spoofed", *(f"{chain}_dropped" for chain in CHAINS.values()))
+        ),
         *sets,
         *_chain("invalid", [], ["counter name invalid drop"]),
         *_chain("input", _input_before(policy), rules["inbound"], _dropped("input", policy), "drop"),
@@ -252,12 +261,7 @@ def render(policy: Policy) -> str:
             "drop",
         ),
     ]
-    head = (
-        "#!/usr/sbin/nft -f\n"
-        "# Made by Ansible from roles/*/meta/service.yml and the inventory; edits by hand are undone by the next run.\n"
-        "# Replaces this one table in one transaction. Other tables, such as those of Kubernetes, are not touched.\n\n"
-    )
-    return head + REPLACE + f"table {FAMILY} {TABLE} {{\n" + "".join(f"\t{line}\n" for line in body) + "}\n"
+    return HEAD + REPLACE + f"table {FAMILY} {TABLE} {{\n" + "".join(f"\t{line}\n" for line in body) + "}\n"
 
 
 def irreducible(flows: Iterable[Flow]) -> tuple[list[Flow], list[Flow]]:
@@ -334,6 +338,11 @@ def _set(name: str, columns: Mapping[str, str], flows: Sequence[Flow]) -> list[s
     return [*lines, "\t}", "}"]
 
 
+def _ranges_set(name: str, ranges: Iterable[ipaddress.IPv4Network]) -> list[str]:
+    elements = ", ".join(map(_operand, ranges))
+    return [f"set {name} {{", "\ttype ipv4_addr", "\tflags interval", f"\telements = {{ {elements} }}", "}"]
+
+
 def _operand(value: int | ipaddress.IPv4Network) -> str:
     if isinstance(value, int):
         return str(value)
@@ -380,11 +389,16 @@ _NEIGHBOURS: Final = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip
 
 
 def _input_before(policy: Policy) -> list[str]:
-    return ['iif "lo" accept', _STATES, *_echo(policy, both=False), _NEIGHBOURS]
+    return ['iif "lo" accept', *_origin(policy), _STATES, *_echo(policy, both=False), _NEIGHBOURS]
 
 
 def _forward_before(policy: Policy) -> list[str]:
-    return [_STATES, *_echo(policy, both=True)] if policy.forward else [_STATES]
+    return [*_origin(policy), _STATES, *(_echo(policy, both=True) if policy.forward else [])]
+
+
+def _origin(policy: Policy) -> list[str]:
+    """On a router: no network can borrow the addresses of another (BCP 38)."""
+    return ["fib saddr . iif oif missing counter name spoofed drop"] if policy.forward else []
 
 
 def _output_before(policy: Policy) -> list[str]:
@@ -393,16 +407,15 @@ def _output_before(policy: Policy) -> list[str]:
         # Connections older than their tracking (first load, flushed table) whose next packet is our answer.
         rules.append("ip daddr . ip saddr . tcp sport @inbound_tcp tcp flags & syn == 0 accept")
     if policy.networks:
-        rules.append(f"ip daddr {_group(map(_operand, policy.networks))} icmp type echo-request accept")
+        rules.append("ip daddr @networks icmp type echo-request accept")
     return [*rules, _NEIGHBOURS, "icmpv6 type mld2-listener-report accept"]
 
 
 def _echo(policy: Policy, *, both: bool) -> list[str]:
     if not policy.networks:
         return []
-    ranges = _group(map(_operand, policy.networks))
-    to = f"ip daddr {ranges} " if both else ""
-    return [f"ip saddr {ranges} {to}icmp type echo-request limit rate 50/second burst 100 packets accept"]
+    to = "ip daddr @networks " if both else ""
+    return [f"ip saddr @networks {to}icmp type echo-request limit rate 50/second burst 100 packets accept"]
 
 
 def _dropped(chain: str, policy: Policy) -> list[str]:

@@ -219,11 +219,16 @@ class Firewall:
         """What the kernel makes of the wanted rules, canonical. Loading them in an empty namespace also proves them."""
         if self.nft is None:
             return nftables.canonical(self.text)  # Check mode before the package is there.
-        script = f"{self.nft} --file - && exec {self.nft} {' '.join(LIST)}"
-        code, out, err = self.module.run_command(["unshare", "--net", "sh", "-c", script], data=self.text)
-        if code != 0:
-            self.module.fail_json(msg=f"The kernel refuses the new rules, nothing was changed: {err.strip()}")
-        return nftables.canonical(out)
+        listing, problem = self._tried(self.text)
+        if problem:
+            self.module.fail_json(msg=f"The kernel refuses the new rules, nothing was changed: {problem}")
+        return listing
+
+    def _tried(self, text: str) -> tuple[str, str]:
+        """What the kernel makes of a text in an empty namespace, canonical, and why it refuses it."""
+        script = f"{self.nft} --file - && {{ {self.nft} {' '.join(LIST)} 2>/dev/null || true; }}"
+        code, out, err = self.module.run_command(["unshare", "--net", "sh", "-c", script], data=text)
+        return nftables.canonical(out), err.strip() if code else ""
 
     def boot_now(self) -> dict[str, Any]:
         """Whether the file is loaded at boot, and what stopping the unit would do."""
@@ -274,18 +279,18 @@ class Firewall:
         if self.nft is None:
             self.module.fail_json(msg="nft is missing: install the package nftables")
         if result["kernel_changed"]:
-            result["token"] = self._load()
+            result["token"] = self._load(before)
         else:
             self._persist()
         return result
 
-    def _load(self) -> str:
-        """Arm the rollback, then load. Returns the token by which the change is confirmed."""
+    def _load(self, before: str) -> str:
+        """Arm the rollback to the rules of before, then load. Returns the token by which the change is confirmed."""
         STATE.mkdir(mode=0o700, parents=True, exist_ok=True)
         token = secrets.token_hex(8)
         for name in ("rolled-back", "previous.conf"):
             (STATE / name).unlink(missing_ok=True)
-        _write(STATE / "previous.nft", self._previous(), 0o600)
+        _write(STATE / "previous.nft", self._previous(before), 0o600)
         if self.path.exists():
             _write(STATE / "previous.conf", self.path.read_text(), self.path.stat().st_mode & 0o7777)
         script = ROLLBACK.format(state=STATE, nft=self.nft, path=self.path)
@@ -318,13 +323,21 @@ class Firewall:
             self.module.fail_json(msg=f"The kernel refuses the new rules, nothing was changed: {err.strip()}")
         return token
 
-    def _previous(self) -> str:
-        """What brings back the rules of now: the kernel's listing, or the file where nft cannot read its own."""
+    def _previous(self, before: str) -> str:
+        """What brings back the rules of before: the file that made them, or else the kernel's listing of them.
+
+        nft can print a table that it reads back as another notation of the same, or cannot read back at all.
+        """
         _, listing, _ = self.module.run_command([self.nft, *LIST])
-        for candidate in (nftables.REPLACE + listing, _read(self.path)):
-            if candidate and self.module.run_command([self.nft, "--check", "--file", "-"], data=candidate)[0] == 0:
-                return candidate
-        return nftables.REPLACE
+        own = _read(self.path) or ""
+        candidates = [own] if own.startswith(nftables.HEAD) else []
+        tried: list[tuple[str, str, str]] = [
+            (text, *self._tried(text)) for text in (*candidates, nftables.REPLACE + listing)
+        ]
+        for text, result, problem in tried:
+            if not problem and result == before:
+                return text
+        return next((text for text, _, problem in reversed(tried) if not problem), nftables.REPLACE)
 
     def confirm(self) -> dict[str, Any]:
         """Keep the loaded table: write it to disk and disarm the rollback."""
