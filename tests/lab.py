@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 RECAP = re.compile(
     r"^(?P<host>\S+)\s+: ok=(?P<ok>\d+)\s+changed=(?P<changed>\d+)\s+"
@@ -61,7 +63,8 @@ class Lab:
     @cached_property
     def hostvars(self) -> dict[str, dict[str, Any]]:
         """Variables of each host as the inventory gives them, without templates resolved."""
-        return self._listing["_meta"]["hostvars"]
+        hostvars: dict[str, dict[str, Any]] = self._listing["_meta"]["hostvars"]
+        return hostvars
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
@@ -71,7 +74,14 @@ class Lab:
     @cached_property
     def _listing(self) -> dict[str, Any]:
         done = self.local("ansible-inventory", "-i", str(self.inventory), "--list")
-        return json.loads(done.stdout)
+        listing: dict[str, Any] = json.loads(done.stdout)
+        return listing
+
+    def certificates(self, service: str) -> list[dict[str, Any]]:
+        """Certificates that the contract of a service names."""
+        contract = yaml.safe_load((ROOT / "roles" / service / "meta" / "service.yml").read_text())
+        named: list[dict[str, Any]] = contract.get("certificates", [])
+        return named
 
     def local(self, *argv: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A command of this machine, in the repository's root."""

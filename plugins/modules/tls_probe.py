@@ -1,0 +1,124 @@
+#!/usr/bin/python
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ask many TLS ports, as many identities, in one round trip."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: tls_probe
+short_description: Asks TLS ports whom they let in
+version_added: 0.1.0
+author: The groundplane authors (@groundplane)
+description:
+  - Connects from the host to each target as each identity, all at once, verifies the server's certificate against the
+    site's CA and says whether the server let the identity in.
+  - Finds out by itself whether a port speaks TLS at once or after PostgreSQL's request for it.
+attributes:
+  check_mode:
+    support: full
+    description: Reads only.
+  diff_mode:
+    support: none
+    description: Nothing is changed.
+  idempotent:
+    support: full
+    description: Reads only.
+options:
+  targets:
+    description: Where to connect.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      address:
+        description: IP address.
+        type: str
+        required: true
+      port:
+        description: TCP port.
+        type: int
+        required: true
+      server_name:
+        description: Name that the server's certificate must carry.
+        type: str
+        required: true
+  identities:
+    description: Name of the identity to C({certificate, key}), paths on the host; empty for a client without one.
+    type: dict
+    required: true
+  ca:
+    description: Trust anchors, PEM.
+    type: path
+    default: /etc/groundplane/pki/ca.crt
+  timeout:
+    description: Seconds for each step of a connection.
+    type: float
+    default: 2.0
+"""
+
+EXAMPLES = r"""
+- name: The database lets members in and nobody else
+  groundplane.onprem.tls_probe:
+    targets: [{address: 10.0.3.11, port: 5432, server_name: data1}]
+    identities:
+      host: {certificate: /etc/groundplane/pki/host.crt, key: /etc/groundplane/pki/host.key}
+      nobody: {}
+"""
+
+RETURN = r"""
+answers:
+  description: One for each target and identity.
+  type: list
+  elements: dict
+  returned: success
+  sample:
+    - {address: 10.0.3.11, port: 5432, identity: host, outcome: accepted, detail: "", version: TLSv1.3, days_left: 29.5}
+"""
+
+import itertools
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.groundplane.onprem.plugins.module_utils.tls_probe import Identity, context, probe
+
+TARGET = {
+    "address": {"type": "str", "required": True},
+    "port": {"type": "int", "required": True},
+    "server_name": {"type": "str", "required": True},
+}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "targets": {"type": "list", "elements": "dict", "required": True, "options": TARGET},
+            "identities": {"type": "dict", "required": True},
+            "ca": {"type": "path", "default": "/etc/groundplane/pki/ca.crt"},
+            "timeout": {"type": "float", "default": 2.0},
+        },
+        supports_check_mode=True,
+    )
+    trusts: dict[str, ssl.SSLContext] = {}
+    for name, files in module.params["identities"].items():
+        identity = Identity(name, (files or {}).get("certificate"), (files or {}).get("key"))
+        try:
+            trusts[name] = context(module.params["ca"], identity)
+        except (OSError, ssl.SSLError) as error:
+            module.fail_json(msg=f"tls_probe: identity {name}, CA {module.params['ca']}: {error}")
+
+    def ask(pair: tuple[dict[str, Any], str]) -> dict[str, Any]:
+        target, name = pair
+        answer = probe(target["address"], target["port"], target["server_name"], trusts[name], module.params["timeout"])
+        return {"address": target["address"], "port": target["port"], "identity": name, **answer.plain()}
+
+    with ThreadPoolExecutor(max_workers=32) as pool:
+        answers = list(pool.map(ask, itertools.product(module.params["targets"], trusts)))
+    module.exit_json(changed=False, answers=answers)
+
+
+if __name__ == "__main__":
+    main()

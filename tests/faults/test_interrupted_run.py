@@ -1,0 +1,84 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A run that is killed anywhere is finished by the next one, and no acknowledged write is lost meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import results
+from tests.lab import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.faults.postgres_writer import Writer
+    from tests.lab import Lab
+
+SEEDS = [int(seed) for seed in os.environ.get("GROUNDPLANE_SEEDS", "1 2").split()]
+
+
+def changes(seed: int) -> str:
+    """Variables that make a run restart, reload and rewrite something in each role; another set for each seed."""
+    return json.dumps(
+        {
+            "host_journald_max_use": f"{100 + seed}M",
+            "etcd_snapshot_count": 10000 + seed,
+            "postgres_parameters": {"max_worker_processes": 8 + seed, "log_min_duration_statement": 1000 + seed},
+            "load_balancer_max_connections": 2000 + seed,
+        }
+    )
+
+
+def kill_at_task(lab: Lab, number: int, variables: str, log: Path) -> str:
+    """Start the site's run and end it by SIGKILL, forks and all, when its task `number` begins; returns the task's name."""
+    command = ["ansible-playbook", "-i", str(lab.inventory), "playbooks/site.yml", "-e", variables]
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=lab.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as run,
+    ):
+        if run.stdout is None:
+            raise RuntimeError("the run has no output to read")
+        seen = 0
+        for line in run.stdout:
+            output.write(line)
+            seen += line.startswith(("TASK [", "RUNNING HANDLER ["))
+            if seen == number:
+                os.killpg(run.pid, signal.SIGKILL)
+                return line.strip()
+    return "the run ended before"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_killed_run_converges(lab: Lab, postgres_writer: Writer, tmp_path: Path, seed: int) -> None:
+    tasks = sum(line.startswith("TASK [") for line in lab.play("site", "--list-tasks").output.splitlines()) or 40
+    number = random.Random(seed).randint(1, tasks)
+    variables = changes(seed)
+    with postgres_writer:
+        killed = kill_at_task(lab, number, variables, tmp_path / "killed.log")
+        again = lab.play("site", "-e", variables)
+        assert again.returncode == 0, f"killed at {killed}\n{again.output[-4000:]}"
+        idle = lab.play("site", "-e", variables)
+        assert idle.changed == {}, f"killed at {killed}\n{idle.output[-6000:]}"
+    outcome = postgres_writer.outcome()
+    results.record(
+        f"interrupted_run_{seed}",
+        {"task": number, "killed_at": killed, "lost": outcome.lost, "acknowledged": outcome.acknowledged},
+    )
+    assert outcome.lost == 0

@@ -1,0 +1,73 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A second run changes nothing, a check run tells the truth, and drift by hand is found and repaired exactly."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+from tests import results
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.lab import Lab
+
+import pytest
+
+PATRONI = (
+    "curl -sS --cacert /etc/groundplane/pki/ca.crt --cert {tls}.crt --key {tls}.key https://$(hostname):8008/config"
+)
+MANAGED_FILE = "/etc/haproxy/haproxy.cfg"
+SECONDS_ALLOWED = 60
+
+
+def test_second_run_changes_nothing(lab: Lab) -> None:
+    started = time.monotonic()
+    play = lab.play("site")
+    seconds = time.monotonic() - started
+    results.record("second_run", {"seconds": round(seconds, 1), "allowed": SECONDS_ALLOWED})
+    assert play.returncode == 0, play.output[-4000:]
+    assert play.changed == {}, play.output
+
+
+def test_check_on_the_live_site_predicts_nothing(lab: Lab) -> None:
+    play = lab.play("site", "--check", "--diff")
+    assert play.returncode == 0, play.output[-4000:]
+    assert play.changed == {}, play.output
+
+
+@pytest.fixture
+def drift(lab: Lab) -> Iterator[None]:
+    """One managed file and one parameter of Patroni's dynamic configuration are edited by hand."""
+    lab.run("lb1", f"echo '# edited by hand' >> {MANAGED_FILE}")
+    lab.run("data1", patroni_config(lab, "-X PATCH -d '{\"loop_wait\": 6}'"))
+    yield
+    lab.play("site")
+
+
+def patroni_config(lab: Lab, arguments: str = "") -> str:
+    """Shell command that talks to Patroni's dynamic configuration with the host's certificate."""
+    certificate = next(one for one in lab.certificates("postgres") if "client" in one["usages"])
+    return PATRONI.format(tls=f"{certificate['directory']}/{certificate['name']}") + f" {arguments}"
+
+
+@pytest.mark.usefixtures("drift")
+def test_drift_by_hand_is_found_exactly_and_repaired(lab: Lab) -> None:
+    check = lab.play("site", "--check", "--diff")
+    assert check.returncode == 0, check.output[-4000:]
+    changed = check.changed
+    assert changed.pop("lb1") == 1, check.output
+    assert sum(changed.values()) == 1, check.output
+    assert set(changed) <= set(lab.groups["postgres"]), check.output
+    assert "-# edited by hand" in check.output
+    assert "loop_wait" in check.output
+    assert "# edited by hand" in lab.out("lb1", f"tail -1 {MANAGED_FILE}"), "a check run wrote"
+
+    repaired = lab.play("site")
+    assert repaired.returncode == 0, repaired.output[-4000:]
+    assert "# edited by hand" not in lab.out("lb1", f"cat {MANAGED_FILE}")
+    assert json.loads(lab.out("data1", patroni_config(lab)))["loop_wait"] != 6
+    assert lab.play("site").changed == {}
