@@ -69,7 +69,7 @@ def number(minimum: float, maximum: float, *, whole: bool = True) -> Rule:
         kinds = int if whole else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds) or not minimum <= value <= maximum:
             kind = "a whole number" if whole else "a number"
-            problems.append(f"{at}: {value!r} is not {kind} from {minimum:g} to {maximum:g}")
+            problems.append(f"{at}: {value!r} is not {kind} from {minimum} to {maximum}")
         return value
 
     return check
@@ -109,7 +109,7 @@ def list_of(rule: Rule, *, single: bool = False) -> Rule:
             return ()
         items = [rule(item, f"{at}[{index}]", problems) for index, item in enumerate(value)]
         for index, item in enumerate(items):
-            if item in items[:index]:
+            if isinstance(item, (str, int)) and item in items[:index]:
                 problems.append(f"{at}[{index}]: {item!r} is there twice")
         return tuple(items)
 
@@ -382,10 +382,12 @@ def parse_yaml(path: Path, label: str) -> object:
         """The safe loader, with a key that is there twice made an error."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-            for index, key in enumerate(keys):
-                if key in keys[:index]:
-                    raise ContractError([f"{label}:{node.value[index][0].start_mark.line + 1}: {key!r} is there twice"])
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode):
+                    if (key.tag, key.value) in seen:
+                        raise ContractError([f"{label}:{key.start_mark.line + 1}: {key.value!r} is there twice"])
+                    seen.add((key.tag, key.value))
             return dict(super().construct_mapping(node, deep))
 
     try:

@@ -366,6 +366,8 @@ def subnet(situation: Situation) -> Iterator[str]:
     """Each network has a subnet that is one, with its gateway inside."""
     for name, row in situation.table("site_networks").items():
         net = _subnet(row.get("subnet"))
+        if "subnet" not in row:
+            continue  # table_key says so
         if net is None:
             yield (
                 f"all hosts: site_networks.{name}.subnet is {row.get('subnet')!r}: "
@@ -524,8 +526,10 @@ def _secret_problem(values: Mapping[str, Any], minimum_length: int, names: Itera
             return (
                 f"{host}: {{name}} is {state}: set it to at least {minimum_length} random characters for {{service}}."
             )
-    if len({str(value) for value in values.values()}) > 1:
-        return f"{' and '.join(list(values)[:2])}: {{name}} differs between hosts: set it once for all of {{service}}."
+    unlike = {str(value): host for host, value in reversed(values.items())}
+    if len(unlike) > 1:
+        pair = [host for host in values if host in unlike.values()][:2]
+        return f"{' and '.join(pair)}: {{name}} differs between hosts: set it once for all of {{service}}."
     weakness = weakness_of(str(next(iter(values.values()))), minimum_length, names)
     if weakness:
         return (

@@ -242,12 +242,17 @@ class Site:
         except KeyError:
             raise SiteError(f"{name}: not a host of this inventory") from None
 
+    def _served(self, contract: Contract) -> tuple[Endpoint, ...]:
+        """The endpoints of a contract that exist: it has members and the site has load balancers."""
+        return contract.endpoints if self.group(contract.group) and self.group(LOAD_BALANCER) else ()
+
     def _vip(self, contract: Contract, endpoint: Endpoint) -> Vip:
         try:
             return self.vips[endpoint.vip]
         except KeyError:
             raise SiteError(
-                f"site_vips has no {endpoint.vip!r}, which the endpoint {endpoint.name} of {contract.service} needs"
+                f"all hosts: site_vips has no {endpoint.vip!r}, "
+                f"which the endpoint {endpoint.name} of {contract.service} needs: add it"
             ) from None
 
     def _legs(self, contract: Contract, listen: Listen, host: Host) -> dict[str, str]:
@@ -297,7 +302,7 @@ class Site:
                 )
                 groups = (*listen.from_, LOAD_BALANCER) if listen.name in balanced else listen.from_
                 yield door, groups, listen.from_networks
-        for endpoint in contract.endpoints if self.group(contract.group) else ():
+        for endpoint in self._served(contract):
             vip = self._vip(contract, endpoint)
             for balancer in self.group(LOAD_BALANCER):
                 legs = {vip.network: vip.address}
@@ -330,7 +335,10 @@ class Site:
                 yield door.flow(network, "", "", _everywhere(address))
         for name in networks:
             if name not in self.networks:
-                raise SiteError(f"site_networks has no {name!r}, from which {door.service} ({door.name}) is reached")
+                raise SiteError(
+                    f"all hosts: site_networks has no {name!r}, "
+                    f"from which {door.service} ({door.name}) is reached: add it"
+                )
             for network in door.networks_for([name]):
                 yield door.flow(network, "", name, self.networks[name])
 
@@ -418,7 +426,7 @@ class Site:
         endpoints = []
         for name in sorted(self.contracts):
             contract = self.contracts[name]
-            for endpoint in contract.endpoints if self.group(contract.group) else ():
+            for endpoint in self._served(contract):
                 vip = self._vip(contract, endpoint)
                 listen = contract.listen(endpoint.listen)
                 check = endpoint.check
@@ -473,7 +481,8 @@ class Site:
                 names, addresses = [host, f"{host}.{self.domain}"], list(subject.addresses.values())
                 for name in plain["endpoints"]:
                     names += [f"{contract.service}.{self.domain}", f"{name}.{contract.service}.{self.domain}"]
-                    addresses.append(self._vip(contract, endpoints[name]).address)
+                    if endpoints[name] in self._served(contract):
+                        addresses.append(self._vip(contract, endpoints[name]).address)
                 common_name = host if plain["common_name"] == "host" else plain["common_name"]
                 certificates.append(
                     {

@@ -1,0 +1,290 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Each refusal has a bad inventory and its exact message; a repair is not stood in the way of."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import string
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.groundplane.onprem.plugins.module_utils import refusal
+from ansible_collections.groundplane.onprem.plugins.module_utils.contract import ContractError, discover
+from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import (
+    RULES,
+    Situation,
+    Unreadable,
+    argument_options,
+    refusals,
+    role_names,
+    weakness_of,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+FIXTURES = Path(__file__).parent / "fixtures" / "refusals"
+ROLES = [FIXTURES / "roles"]
+CASES = sorted(path.stem for path in FIXTURES.glob("*.yml") if path.stem != "base")
+HEALTHY: dict[str, Any] = {
+    "memory_mb": 8192,
+    "addresses": ["127.0.0.1"],
+    "answering": {},
+    "time_daemons": ["systemd-timesyncd"],
+    "clock": {"minimum": -0.05, "maximum": 0.04},
+    "filesystems": {
+        path: {"mount": "/", "device": 1, "size_gb": 40.0, "free_gb": 30.0, "populated": False}
+        for path in ("/", "/var/lib/etcd", "/var/lib/postgresql")
+    },
+}
+
+
+def merge(base: Any, change: Any) -> Any:
+    """A copy of base with the change in it; null takes a key away."""
+    if not isinstance(base, Mapping) or not isinstance(change, Mapping):
+        return deepcopy(change)
+    merged = dict(base)
+    for key, value in change.items():
+        if value is None and key in merged:
+            del merged[key]
+        else:
+            merged[key] = merge(merged.get(key), value)
+    return merged
+
+
+def flatten(tree: Mapping[str, Any]) -> tuple[dict[str, list[str]], dict[str, dict[str, Any]]]:
+    """Groups and host variables of an inventory of one level of groups."""
+    groups: dict[str, list[str]] = {"all": []}
+    variables: dict[str, dict[str, Any]] = {}
+    for group, content in tree["all"]["children"].items():
+        groups[group] = list(content["hosts"])
+        for host in content["hosts"]:
+            variables.setdefault(host, {}).update(content.get("vars") or {})
+    everywhere, own = tree["all"]["vars"], tree["all"]["hosts"]
+    return {**groups, "all": list(own)}, {host: {**everywhere, **variables.get(host, {}), **own[host]} for host in own}
+
+
+def situation_of(case: Mapping[str, Any]) -> Situation:
+    base = yaml.safe_load((FIXTURES / "base.yml").read_text())
+    groups, variables = flatten(merge(base, case.get("inventory", {})))
+    for values in variables.values():
+        values.update({name: Unreadable() for name in case.get("unreadable", ())})
+    states = merge(dict.fromkeys(variables, HEALTHY), case.get("states", {}))
+    return Situation(
+        contracts=discover(ROLES),
+        options=argument_options(ROLES),
+        roles=role_names(ROLES),
+        groups={**groups, **case.get("groups", {})},
+        variables=variables,
+        states=states,
+        run=case.get("run", list(variables)),
+        purpose=case.get("purpose", "converge"),
+    )
+
+
+def load(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((FIXTURES / f"{name}.yml").read_text())
+    return content
+
+
+def messages(situation: Situation) -> list[str]:
+    return [found.message for found in refusals(situation)]
+
+
+def test_nothing_speaks_against_the_base() -> None:
+    assert messages(situation_of({})) == []
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_exact_message_and_no_other(name: str) -> None:
+    case = load(name)
+    found = refusals(situation_of(case))
+    assert [one.message for one in found] == case["says"]
+    assert {one.rule for one in found} == {name.partition("-")[0]}
+    assert all(one.refuses for one in found)
+
+
+def test_every_rule_has_a_bad_inventory() -> None:
+    assert {name.partition("-")[0] for name in CASES} == {rule.name for rule in RULES}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_one_sentence_that_says_what_to_do(name: str) -> None:
+    for message in load(name)["says"]:
+        assert message[-1] in ".?"
+        assert "\n" not in message
+        assert ": " in message or ", did you mean" in message
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_repair_is_warned_where_refusing_would_block_it(name: str) -> None:
+    case = load(name)
+    repairable = {rule.name: rule.repairable for rule in RULES}[name.partition("-")[0]]
+    found = refusals(situation_of({**case, "purpose": "repair"}))
+    assert [one.message for one in found] == case["says"]
+    assert all(one.refuses is not repairable for one in found)
+
+
+def test_which_rules_give_way_to_a_repair() -> None:
+    assert {rule.name for rule in RULES if rule.repairable} == {
+        *("voters_few", "voters_even", "partial_run", "unreachable"),
+        *("vip_answers", "memory", "disk", "clock", "time_daemon"),
+    }
+
+
+def test_replacing_a_dead_member_is_only_warned_of() -> None:
+    """data3 is dead, data4 takes its place: four names, one silent, the run limited to the newcomer."""
+    newcomer = {"host_zone": "a", "host_primary_network": "data", "host_addresses": {"data": "192.0.2.134"}}
+    case = {
+        "inventory": {"all": {"hosts": {"data4": newcomer}, "children": {"etcd": {"hosts": {"data4": {}}}}}},
+        "states": {"data3": None},
+        "run": ["data3", "data4"],
+    }
+    blocked = refusals(situation_of(case))
+    assert {one.rule for one in blocked if one.refuses} == {"voters_even", "partial_run", "unreachable"}
+    assert [one for one in refusals(situation_of({**case, "purpose": "repair"})) if one.refuses] == []
+
+
+def test_a_live_site_holds_its_own_vip() -> None:
+    answering = {"answering": {"192.0.2.100": True}}
+    live = {"states": {"lb1": answering, "lb2": {"addresses": ["192.0.2.12", "192.0.2.100"]}}}
+    assert messages(situation_of(live)) == []
+
+
+def test_a_vip_may_be_held_by_the_balancer_that_was_not_asked() -> None:
+    answering = {"answering": {"192.0.2.100": True}}
+    assert messages(situation_of({"states": {"lb1": answering, "lb2": None}, "run": ["lb1"]})) == []
+    assert messages(situation_of({"states": {"lb1": answering, "lb2": {"addresses": None}}})) == []
+
+
+def test_one_voter_is_enough_for_a_dev_site_only() -> None:
+    alone: dict[str, Any] = {
+        "inventory": {
+            "all": {
+                "vars": {"site_environment": "dev"},
+                "children": {
+                    "etcd": {"hosts": {"data2": None, "data3": None}},
+                    "postgres": {"hosts": {"data2": None, "data3": None}},
+                },
+            }
+        }
+    }
+    situation = situation_of(alone)
+    assert messages(situation) == []
+    prod = {host: {**values, "site_environment": "prod"} for host, values in situation.variables.items()}
+    assert len(messages(replace(situation, variables=prod))) == 2
+
+
+def test_a_machine_shows_a_little_less_memory_than_it_was_sold_with() -> None:
+    assert messages(situation_of({"states": {"data2": {"memory_mb": 716}}})) == []
+    assert messages(situation_of({"states": {"data2": {"memory_mb": 714}}})) != []
+
+
+def test_two_names_behind_one_address_with_ports_of_their_own_are_two_machines() -> None:
+    hosts = {f"data{n}": {"ansible_host": "127.0.0.1", "ansible_port": 2200 + n} for n in (1, 2, 3)}
+    assert messages(situation_of({"inventory": {"all": {"hosts": hosts}}})) == []
+
+
+def test_variables_of_other_people_and_internals_are_left_alone() -> None:
+    others = {"my_company_rack": 7, "ansible_port": 22, "lab_directory": "/x", "__postgres_x": 1, "molecule_yml": {}}
+    assert messages(situation_of({"inventory": {"all": {"vars": others}}})) == []
+
+
+def test_a_broken_inventory_is_refused_and_does_not_break_the_rules() -> None:
+    broken = {"site_networks": [1], "site_vips": "none", "host_addresses": "10.0.0.1", "site_environment": 3}
+    situation = situation_of({})
+    found = messages(replace(situation, variables=dict.fromkeys(situation.variables, broken)))
+    assert "all hosts: site_networks is no mapping: give it a name and subnet for each row." in found
+    assert messages(replace(situation, variables={host: {} for host in situation.variables}))
+    unreadable = {name: Unreadable() for name in situation.variables["lb1"]}
+    assert messages(replace(situation, variables=dict.fromkeys(situation.variables, unreadable)))
+
+
+def test_argument_specs_that_are_none_are_named(tmp_path: Path) -> None:
+    meta = tmp_path / "thing" / "meta"
+    meta.mkdir(parents=True)
+    (meta / "argument_specs.yml").write_text("options: {}\n")
+    with pytest.raises(ContractError, match=r"thing/meta/argument_specs\.yml: argument_specs: missing"):
+        argument_options([tmp_path])
+
+
+# ---------------------------------------------------------------------------------------------- rules for any numbers
+
+
+@given(st.integers(1, 9), st.integers(1, 5))
+def test_voters_are_refused_when_even_or_few(count: int, minimum: int) -> None:
+    situation = situation_of({})
+    etcd = situation.contracts["etcd"]
+    assert etcd.quorum is not None
+    contract = replace(etcd, quorum=replace(etcd.quorum, minimum=minimum))
+    members = [f"n{number}" for number in range(count)]
+    situation = replace(situation, contracts={"etcd": contract}, groups={"etcd": members})
+    found = {one.rule for one in refusals(situation) if one.rule.startswith("voters")}
+    assert found == {name for name, bad in (("voters_even", count % 2 == 0), ("voters_few", count < minimum)) if bad}
+
+
+SUBNETS = st.builds(
+    lambda base, prefix: str(ipaddress.ip_network((base, prefix), strict=False)),
+    st.integers(0x0A000000, 0x0A0003FF),
+    st.integers(22, 30),
+)
+
+
+@given(st.lists(SUBNETS, max_size=6))
+def test_overlap_is_refused_for_exactly_the_pairs_that_share_an_address(subnets: list[str]) -> None:
+    networks = {f"n{index}": {"subnet": subnet} for index, subnet in enumerate(subnets)}
+    situation = replace(situation_of({}), variables={"h": {"site_networks": networks}})
+    ranges = [{int(address) for address in ipaddress.ip_network(subnet)} for subnet in subnets]
+    sharing = sum(bool(one & other) for index, one in enumerate(ranges) for other in ranges[:index])
+    assert sum(one.rule == "subnets_overlap" for one in refusals(situation)) == sharing
+
+
+@given(st.lists(st.tuples(st.sampled_from(["private", "data"]), st.integers(-1, 258)), max_size=8))
+def test_a_vrid_is_refused_when_out_of_range_or_used_on_the_network(rows: list[tuple[str, int]]) -> None:
+    vips = {
+        f"v{index}": {"address": "192.0.2.1", "network": network, "vrid": number}
+        for index, (network, number) in enumerate(rows)
+    }
+    situation = replace(situation_of({}), variables={"h": {"site_vips": vips}})
+    good = [row for row in rows if 1 <= row[1] <= 255]
+    expected = len(rows) - len(good) + len(good) - len(set(good))
+    assert sum(one.rule == "vrid" for one in refusals(situation)) == expected
+
+
+@given(st.floats(-3, 3), st.floats(0, 2), st.floats(0, 1))
+def test_a_slow_round_trip_never_refuses_a_good_clock(offset: float, trip: float, share: float) -> None:
+    """The host's answer is taken at any point of the round trip."""
+    sent, answered, received = 0.0, trip * share, trip
+    limits = {"minimum": answered + offset - received, "maximum": answered + offset - sent}
+    states = {"data1": {**HEALTHY, "clock": limits}}
+    refused = any(one.rule == "clock" for one in refusals(situation_of({"states": states})))
+    if abs(offset) <= refusal.CLOCK_LIMIT - 1e-9:
+        assert not refused
+    if abs(offset) > refusal.CLOCK_LIMIT + trip + 1e-9:
+        assert refused
+
+
+@given(st.integers(24, 64), st.sampled_from([string.hexdigits[:16], string.ascii_letters + string.digits]))
+def test_a_random_secret_is_never_weak(length: int, alphabet: str) -> None:
+    value = "".join(secrets.choice(alphabet) for _ in range(length))
+    assert weakness_of(value, 24, ["data1", "postgres", "fixture.example"]) is None, value
+
+
+@given(st.text(string.ascii_letters + string.digits, min_size=1, max_size=5), st.integers(24, 60))
+def test_a_short_pattern_repeated_is_always_weak(pattern: str, length: int) -> None:
+    assert weakness_of((pattern * length)[:length], 24) is not None
+
+
+@given(st.text(string.ascii_letters + string.digits + "{}'\"\\", min_size=4, max_size=40))
+def test_no_sentence_repeats_a_secret(value: str) -> None:
+    marked = f"~{value}~"
+    case = {"inventory": {"all": {"vars": {"postgres_superuser_password": marked, "postgres_synchronous": marked}}}}
+    found = messages(situation_of(case))
+    assert found
+    assert not any(marked in message for message in found)
