@@ -28,6 +28,7 @@ HEAD: Final = (
     "# Replaces this one table in one transaction. Other tables, such as those of Kubernetes, are not touched.\n\n"
 )
 
+EVERYWHERE: Final = ipaddress.IPv4Network("0.0.0.0/0")
 Direction = Literal["inbound", "outbound", "forward"]
 CHAINS: Final[dict[Direction, str]] = {"inbound": "input", "outbound": "output", "forward": "forward"}
 PROTOCOLS: Final = ("tcp", "udp", "vrrp")
@@ -240,7 +241,14 @@ def render(policy: Policy) -> str:
     sets = _ranges_set("networks", policy.networks) if policy.networks else []
     rules: dict[Direction, list[str]] = {}
     for direction in CHAINS:
-        rules[direction] = _flow_rules(direction, getattr(policy, direction), sets)
+        flows: tuple[Flow, ...] = getattr(policy, direction)
+        leaving = {
+            flow
+            for flow in flows
+            if direction != "inbound" and flow.destination == EVERYWHERE and flow.protocol != "vrrp"
+        }
+        rules[direction] = _flow_rules(direction, [flow for flow in flows if flow not in leaving], sets)
+        rules[direction] += _leaving_rules(direction, leaving, policy)
         rules[direction] += [_extra_rule(rule) for rule in policy.extra if rule.direction == direction]
     body = [
         'comment "Default deny, from the contracts of the services of this site"',
@@ -292,11 +300,10 @@ def _flow_rules(direction: Direction, flows: Sequence[Flow], sets: list[str]) ->
     """The rules that accept flows; the sets that they look into are appended to `sets`."""
     rules: list[str] = []
     if direction == "outbound":  # Whichever own address the route chooses, the peer checks it.
-        everything = ipaddress.IPv4Network("0.0.0.0/0")
         flows = [
             flow
             if flow.protocol == "vrrp"
-            else Flow(flow.protocol, flow.port, everything, flow.destination, flow.service)
+            else Flow(flow.protocol, flow.port, EVERYWHERE, flow.destination, flow.service)
             for flow in flows
         ]
     for protocol in PROTOCOLS:
@@ -309,6 +316,23 @@ def _flow_rules(direction: Direction, flows: Sequence[Flow], sets: list[str]) ->
             rules.append(f"{guard}{' . '.join(columns.values())} @{name} accept")
         rules += [_single_rule(flow) for flow in rest]
     return rules
+
+
+def _leaving_rules(direction: Direction, flows: Iterable[Flow], policy: Policy) -> list[str]:
+    """The rules for what may leave the site: to everywhere but the site's own networks, which state who may enter."""
+    ports: dict[tuple[str, str], set[tuple[int, int]]] = {}
+    for flow in flows:
+        source = f"ip saddr {_operand(flow.source)} " if direction == "forward" else ""
+        ports.setdefault((flow.protocol, source), set()).add((flow.port, flow.port))
+    outside = "ip daddr != @networks " if policy.networks else ""
+    return [
+        f"{source}{outside}{_port_match(protocol, _merge_ports(among))} accept"
+        for (protocol, source), among in sorted(ports.items())
+    ]
+
+
+def _port_match(protocol: str, ports: Sequence[tuple[int, int]]) -> str:
+    return f"{protocol} dport " + _group(str(first) if first == last else f"{first}-{last}" for first, last in ports)
 
 
 def _columns(direction: Direction, protocol: str) -> dict[str, str]:
@@ -362,8 +386,7 @@ def _extra_rule(rule: ExtraRule) -> str:
     match += [f"ip saddr {_group(map(_operand, rule.sources))}"] if rule.sources else []
     match += [f"ip daddr {_group(map(_operand, rule.destinations))}"] if rule.destinations else []
     if rule.ports:
-        ports = (str(first) if first == last else f"{first}-{last}" for first, last in rule.ports)
-        match.append(f"{rule.protocol} dport {_group(ports)}")
+        match.append(_port_match(rule.protocol, rule.ports))
     elif rule.protocol != "any":
         match.append(f"ip protocol {rule.protocol}")
     elif not (rule.sources or rule.destinations):
