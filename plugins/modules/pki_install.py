@@ -34,6 +34,9 @@ options:
         description: Directory and name.
         type: str
         required: true
+      serial:
+        description: The certificate's serial number, for people.
+        type: str
       certificate:
         description: The certificate in PEM, followed by the issuing CA's.
         type: str
@@ -65,7 +68,7 @@ EXAMPLES = r"""
   groundplane.onprem.pki_install:
     certificates: "{{ lookup('groundplane.onprem.contract', 'certificates') }}"
     issued: "{{ signed.issued }}"
-    trust_anchors: "{{ lookup('ansible.builtin.file', pki_ca_directory ~ '/anchors.crt') }}"
+    trust_anchors: "{{ lookup('ansible.builtin.file', pki_ca_directory ~ '/ca.crt') }}"
 """
 
 RETURN = r"""
@@ -156,6 +159,7 @@ def main() -> None:
                 "required": True,
                 "options": {
                     "path": {"type": "str", "required": True},
+                    "serial": {"type": "str"},
                     "certificate": {"type": "str", "required": True},
                 },
             },

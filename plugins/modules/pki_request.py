@@ -82,7 +82,7 @@ EXAMPLES = r"""
 - name: The certificates that this host needs are asked for
   groundplane.onprem.pki_request:
     certificates: "{{ lookup('groundplane.onprem.contract', 'certificates') }}"
-    trust_anchors: "{{ lookup('ansible.builtin.file', pki_ca_directory ~ '/anchors.crt') }}"
+    trust_anchors: "{{ lookup('ansible.builtin.file', pki_ca_directory ~ '/ca.crt') }}"
     maximum_life: 30d
   register: request
 """

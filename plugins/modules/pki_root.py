@@ -21,7 +21,7 @@ requirements:
 options:
   directory:
     description:
-      - Where C(root/ca.key), C(root/ca.crt) and C(anchors.crt) are; mode 0700, keys 0600. Keep a copy of it elsewhere.
+      - Where C(root/ca.key), C(root/ca.crt) and C(ca.crt) are; mode 0700, keys 0600. Keep a copy of it elsewhere.
     type: path
     required: true
   common_name:
@@ -36,7 +36,7 @@ options:
     default: 3650d
   request:
     description:
-      - Request of the issuing CA, as an item of what M(groundplane.onprem.pki_request) returned; nothing is signed without.
+      - Request of the issuing CA, as M(groundplane.onprem.pki_request) returned it; without one nothing is signed.
     type: dict
     suboptions:
       path:
@@ -104,10 +104,13 @@ import secrets
 import stat
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.groundplane.onprem.plugins.module_utils.certificate import CertificateError, Profile, seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 try:
     from ansible_collections.groundplane.onprem.plugins.module_utils.issuer import (
@@ -133,7 +136,7 @@ class Directory:
     def __init__(self, path: Path) -> None:
         """Name the files; touch none."""
         self.path = path
-        self.anchors = path / "anchors.crt"
+        self.anchors = path / "ca.crt"
 
     def authority(self, name: str) -> Authority | None:
         """A CA of the directory; None when it is not there.
@@ -178,11 +181,11 @@ class Directory:
         return "".join(file.read_text(encoding="ascii") for file in files if file.exists())
 
     def publish(self) -> bool:
-        """`anchors.crt` has what hosts are to trust; whether it had to be written."""
+        """`ca.crt` has what hosts are to trust; whether it had to be written."""
         content = self.trusted()
         if self.anchors.exists() and self.anchors.read_text(encoding="ascii") == content:
             return False
-        temporary = self.path / f".anchors.{secrets.token_hex(6)}"
+        temporary = self.path / f".ca.crt.{secrets.token_hex(6)}"
         self._write(temporary, content.encode("ascii"))
         temporary.replace(self.anchors)
         return True
@@ -217,7 +220,7 @@ def roll(directory: Directory, step: str, common_name: str, life: int) -> bool:
     return True
 
 
-def ensure(params: dict[str, Any], *, check: bool) -> dict[str, Any]:
+def ensure(params: dict[str, Any], warn: Callable[[str], None], *, check: bool) -> dict[str, Any]:
     """The root exists, the step is taken, the request is signed.
 
     Raises:
@@ -238,15 +241,13 @@ def ensure(params: dict[str, Any], *, check: bool) -> dict[str, Any]:
         changed = True
         if not check:
             root = directory.make("root", params["common_name"], life)
-    result: dict[str, Any] = {"root": root.certificate_pem() if root else "", "issued": [], "warnings": []}
+    result: dict[str, Any] = {"root": root.certificate_pem() if root else "", "issued": []}
     if not check and root:
         changed = directory.publish() or changed
         now = dt.datetime.now(dt.UTC)
         left = root.certificate.not_valid_after_utc - now
         if left < dt.timedelta(seconds=WARNING_BEFORE):
-            result["warnings"].append(
-                f"the root CA ends in {left.days} days: exchange it, see docs/runbooks/certificates.md"
-            )
+            warn(f"the root CA ends in {left.days} days: exchange it, see docs/runbooks/certificates.md")
         if params["request"]:
             request = load_request(params["request"]["csr"].encode("ascii", "replace"))
             profile = Profile(common_name=params["issuer_common_name"], authority=True)
@@ -276,7 +277,7 @@ def main() -> None:
     if MISSING:
         module.fail_json(msg=missing_required_lib("cryptography"), exception=MISSING)
     try:
-        result = ensure(module.params, check=module.check_mode)
+        result = ensure(module.params, module.warn, check=module.check_mode)
     except (CertificateError, RefusedError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)

@@ -4,8 +4,8 @@
 """The site's issuer: RFC 7030 `simplereenroll` and `cacerts` over mutual TLS.
 
 A client that TLS has verified gets a new certificate for the identity it already has; all rules are in the collection's
-`issuer.py`. Keys and certificates come as systemd credentials, so that the service's user needs to read none of the
-files. Each answer is one JSON line in the journal.
+`issuer.py`. Keys and certificates come as files that systemd has opened (`OpenFile=`), so that the service's user may
+read none of them. Each answer is one JSON line in the journal.
 
 No client can hold the service: a connection ends after `DEADLINE` however slowly it sends, bodies are short, and
 connections are few in all and fewer for one address.
@@ -50,9 +50,11 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.issuer import (
 from cryptography import x509
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
 DEADLINE = 15.0  # seconds for a connection, from accept to close
+FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 MAXIMUM_BODY = 16384  # bytes; a request with a hundred names is under 8 KiB
 MAXIMUM_CONNECTIONS = 64
 MAXIMUM_PER_ADDRESS = 8
@@ -65,6 +67,29 @@ def audit(event: str, **details: object) -> None:
     print(json.dumps({"event": event, **details}), flush=True)  # noqa: T201
 
 
+def files_given() -> dict[str, bytes]:
+    """The content of the files that systemd opened for this process, by name (sd_listen_fds(3))."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return {}
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    given = {}
+    for descriptor, name in enumerate(names, start=FIRST_DESCRIPTOR):
+        with os.fdopen(descriptor, "rb") as file:
+            given[name] = file.read()
+    return given
+
+
+@contextlib.contextmanager
+def in_memory(content: bytes) -> Iterator[str]:
+    """The path of a file that is on no disk."""
+    descriptor = os.memfd_create("given", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, content)
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
 @dataclass(frozen=True)
 class Settings:
     """All that the service was given."""
@@ -75,23 +100,25 @@ class Settings:
     context: ssl.SSLContext
 
     @classmethod
-    def load(cls, credentials: Path, grants: Path, life: int) -> Settings:
-        """Read the credentials: issuer.crt, issuer.key, tls.crt, tls.key, ca.crt, revoked.
+    def load(cls, given: dict[str, bytes], grants: Path, life: int) -> Settings:
+        """Take the files that were given: issuer.crt, issuer.key, tls.crt, tls.key, ca.crt, revoked.
 
         Raises:
-            OSError, RefusedError, ssl.SSLError: one is missing or wrong; the service does not start without all.
+            KeyError, OSError, RefusedError: one is missing or wrong; the service does not start without all.
         """
-        issuer = Authority.load((credentials / "issuer.crt").read_bytes(), (credentials / "issuer.key").read_bytes())
-        revoked = serials((credentials / "revoked").read_text(encoding="utf-8"))
+        issuer = Authority.load(given["issuer.crt"], given["issuer.key"])
+        revoked = serials(given["revoked"].decode("utf-8"))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
         context.verify_mode = ssl.CERT_REQUIRED
         context.verify_flags |= ssl.VERIFY_X509_STRICT
         context.options |= ssl.OP_NO_TICKET  # each connection proves its identity anew
-        context.load_verify_locations(cafile=str(credentials / "ca.crt"))
-        context.load_cert_chain(str(credentials / "tls.crt"), str(credentials / "tls.key"))
-        anchors = x509.load_pem_x509_certificates((credentials / "ca.crt").read_bytes())
+        context.load_verify_locations(cadata=given["ca.crt"].decode("ascii"))
+        # OpenSSL wants this pair as files; a file in memory ends with the process.
+        with in_memory(given["tls.crt"]) as certificate, in_memory(given["tls.key"]) as key:
+            context.load_cert_chain(certificate, key)
+        anchors = x509.load_pem_x509_certificates(given["ca.crt"])
         return cls(Policy(issuer, life, revoked), anchors, grants, context)
 
 
@@ -265,11 +292,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--life", required=True, help="of a certificate, such as 30d")
     parser.add_argument("--grants", type=Path, required=True, help="directory of what each host may ask for")
     options = parser.parse_args(arguments)
-    credentials = Path(os.environ["CREDENTIALS_DIRECTORY"])
     try:
-        settings = Settings.load(credentials, options.grants, seconds(options.life))
-    except (OSError, RefusedError, CertificateError, ValueError) as error:
-        sys.exit(f"not started: {error}")
+        settings = Settings.load(files_given(), options.grants, seconds(options.life))
+    except (KeyError, OSError, ValueError) as error:
+        sys.exit(f"not started: {error!r}")
     signal.signal(signal.SIGTERM, stop)
     with Service((options.address, options.port), settings) as service:
         audit("listening", address=options.address, port=service.server_address[1])
