@@ -1,0 +1,95 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Does the live site do what its contracts say? Pure: what to ask, and what the answers mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+OWN, NOBODY = "host", "nobody"
+
+
+def targets(listens: Iterable[Mapping[str, Any]], server_name: str) -> list[dict[str, Any]]:
+    """Return the TLS ports among a host's listens, once each, as targets of a probe.
+
+    Args:
+        listens: the contract view `listens` of the host.
+        server_name: name that the host's certificates carry.
+    """
+    return [
+        {"address": address, "port": listen["port"], "server_name": server_name}
+        for listen in listens
+        if listen["protocol"] == "tcp" and listen["tls"] != "none"
+        for address in listen["addresses"].values()
+    ]
+
+
+def endpoint_name(endpoint: Mapping[str, Any], domain: str) -> str:
+    """Return the name by which clients know an endpoint; its certificate carries it."""
+    return f"{endpoint['name']}.{endpoint['service']}.{domain}"
+
+
+def endpoint_targets(endpoints: Iterable[Mapping[str, Any]], domain: str) -> list[dict[str, Any]]:
+    """Return the VIP ports of the endpoints as targets of a probe; the certificate must carry the endpoint's name."""
+    return [
+        {"address": one["address"], "port": one["port"], "server_name": endpoint_name(one, domain)}
+        for one in endpoints
+        if one["tls"] != "none"
+    ]
+
+
+def breaches(host: str, listens: Iterable[Mapping[str, Any]], answers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Name each port of a host that does not answer as its contract says, in one sentence.
+
+    Args:
+        host: inventory name.
+        listens: the contract view `listens` of the host.
+        answers: of the probe of `targets`, asked as `host` (its own certificate) and as `nobody` (none).
+    """
+    said = {(one["address"], one["port"], one["identity"]): one for one in answers}
+    found = []
+    for listen in listens:
+        if listen["protocol"] != "tcp" or listen["tls"] == "none":
+            continue
+        for address in listen["addresses"].values():
+            what = f"{host}: {listen['service']} {listen['name']} on {address}:{listen['port']}"
+            own = said[address, listen["port"], OWN]
+            nobody = said[address, listen["port"], NOBODY]
+            if own["outcome"] != "accepted":
+                found.append(f"{what} does not let the host's own certificate in: {own['outcome']}, {own['detail']}.")
+            elif listen["tls"] == "mutual" and nobody["outcome"] != "refused":
+                found.append(f"{what} must refuse a client without a certificate and answers: {nobody['outcome']}.")
+    return found
+
+
+def summary(
+    site: str,
+    domain: str,
+    members: Mapping[str, Sequence[Mapping[str, Any]]],
+    endpoints: Iterable[Mapping[str, Any]],
+    answers: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """Say what is up and where, a line each.
+
+    Args:
+        site: name of the site.
+        domain: its DNS domain.
+        members: the contract view `members`, without services that run everywhere.
+        endpoints: the contract view `endpoints`.
+        answers: of all probes of the run, TLS ports and endpoints.
+    """
+    ports = {(one["address"], one["port"]) for one in answers}
+    shortest = min((one["days_left"] for one in answers if one["days_left"] is not None), default=None)
+    lines = [
+        f"{site}: {len(ports)} TLS ports answer as their contracts say; the next certificate ends in {shortest} days"
+    ]
+    lines += [
+        f"  {endpoint_name(one, domain)}  {one['address']}:{one['port']}  ({one['tls']} TLS, {one['kind']})"
+        for one in endpoints
+    ]
+    for service, hosts in members.items():
+        lines.append(f"  {service}: " + ", ".join(f"{host['name']} {host['address']}" for host in hosts))
+    return lines

@@ -1,0 +1,96 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the answers of a probe mean for a contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.groundplane.onprem.plugins.module_utils import verification
+
+LISTENS = [
+    {
+        "service": "etcd",
+        "name": "client",
+        "protocol": "tcp",
+        "port": 2379,
+        "tls": "mutual",
+        "addresses": {"data": "10.0.3.1"},
+    },
+    {
+        "service": "mirror",
+        "name": "https",
+        "protocol": "tcp",
+        "port": 443,
+        "tls": "server",
+        "addresses": {"data": "10.0.3.1"},
+    },
+    {"service": "host", "name": "ssh", "protocol": "tcp", "port": 22, "tls": "none", "addresses": {"data": "10.0.3.1"}},
+    {
+        "service": "time",
+        "name": "ntp",
+        "protocol": "udp",
+        "port": 123,
+        "tls": "none",
+        "addresses": {"data": "10.0.3.1"},
+    },
+]
+
+
+def answer(port: int, identity: str, outcome: str) -> dict[str, Any]:
+    return {
+        "address": "10.0.3.1",
+        "port": port,
+        "identity": identity,
+        "outcome": outcome,
+        "detail": "why",
+        "days_left": 3.5,
+    }
+
+
+def answers(**outcomes: str) -> list[dict[str, Any]]:
+    expected = {
+        "own_2379": "accepted",
+        "nobody_2379": "refused",
+        "own_443": "accepted",
+        "nobody_443": "accepted",
+    } | outcomes
+    return [
+        answer(int(key.split("_")[1]), {"own": "host", "nobody": "nobody"}[key.split("_")[0]], outcome)
+        for key, outcome in expected.items()
+    ]
+
+
+def test_only_tls_ports_are_targets() -> None:
+    assert [one["port"] for one in verification.targets(LISTENS, "data1")] == [2379, 443]
+
+
+def test_a_site_as_declared_has_no_breach() -> None:
+    assert verification.breaches("data1", LISTENS, answers()) == []
+
+
+@pytest.mark.parametrize("outcome", ["accepted", "plaintext", "unreachable", "untrusted"])
+def test_a_mutual_port_must_refuse_nobody(outcome: str) -> None:
+    assert verification.breaches("data1", LISTENS, answers(nobody_2379=outcome)) == [
+        f"data1: etcd client on 10.0.3.1:2379 must refuse a client without a certificate and answers: {outcome}."
+    ]
+
+
+@pytest.mark.parametrize("outcome", ["refused", "plaintext", "unreachable", "untrusted"])
+def test_every_port_must_let_its_own_host_in(outcome: str) -> None:
+    assert verification.breaches("data1", LISTENS, answers(own_443=outcome)) == [
+        f"data1: mirror https on 10.0.3.1:443 does not let the host's own certificate in: {outcome}, why."
+    ]
+
+
+def test_summary_counts_ports_and_names_endpoints_and_members() -> None:
+    endpoints = [
+        {"name": "primary", "service": "pg", "address": "10.0.2.9", "port": 5432, "tls": "mutual", "kind": "leader"}
+    ]
+    lines = verification.summary("lab", "x", {"etcd": [{"name": "data1", "address": "10.0.3.1"}]}, endpoints, answers())
+    assert lines == [
+        "lab: 2 TLS ports answer as their contracts say; the next certificate ends in 3.5 days",
+        "  primary.pg.x  10.0.2.9:5432  (mutual TLS, leader)",
+        "  etcd: data1 10.0.3.1",
+    ]
