@@ -89,29 +89,30 @@ class EtcdCluster:
         """
         answers = dict(zip(self.endpoints, self._crew.map(self._look, self.endpoints), strict=True))
         serving = [url for url, (health, _status, _cause) in answers.items() if health is Health.SERVING]
-        listed = self._list(serving or self.endpoints, linearizable=bool(serving))
-        return parse_state(self.name, listed, self._alarms(serving), answers)
+        alive = [url for url, (_health, status, _cause) in answers.items() if status]
+        listed = self.call("/v3/cluster/member/list", {"linearizable": bool(serving)}, serving or alive)
+        # Alarms are read through the log, so without a quorum nobody can tell them.
+        alarms = self.call("/v3/maintenance/alarm", {"action": "GET"}, serving) if serving else {}
+        return parse_state(self.name, listed, alarms, answers)
 
     def _look(self, url: str) -> tuple[Health, dict[str, Any], str]:
         """One endpoint's own word: health, status, and what is wrong."""
         try:
-            health = self._clients[url].request("GET", "/health")
-            status = self._clients[url].request("POST", "/v3/maintenance/status", {})
+            answer = self._clients[url].request("POST", "/v3/maintenance/status", {})
         except HttpsError as error:
             return Health.DOWN if error.refused else Health.UNKNOWN, {}, str(error)
-        if status.status != OK:
-            return Health.FAILING, {}, _message(status)
+        status = answer.json()
+        if answer.status != OK:
+            return Health.FAILING, {}, _message(answer)
+        if not int(status.get("leader", 0)):
+            return Health.FAILING, status, "it sees no leader"  # its health would take seconds to say the same
+        try:
+            health = self._clients[url].request("GET", "/health")
+        except HttpsError as error:
+            return Health.FAILING, status, str(error)
         if health.status == OK and str(health.json().get("health")) == "true":
-            return Health.SERVING, status.json(), ""
-        return Health.FAILING, status.json(), str(health.json().get("reason") or f"health answered {health.status}")
-
-    def _list(self, urls: Iterable[str], *, linearizable: bool) -> dict[str, Any]:
-        return self.call("/v3/cluster/member/list", {"linearizable": linearizable}, urls)
-
-    def _alarms(self, serving: Sequence[str]) -> dict[str, Any]:
-        # An alarm of the whole cluster is in every member's answer; without a member that serves there is none to ask.
-        request = {"action": "GET", "memberID": "0", "alarm": "NONE"}
-        return self.call("/v3/maintenance/alarm", request, serving or self.endpoints)
+            return Health.SERVING, status, ""
+        return Health.FAILING, status, str(health.json().get("reason") or f"health answered {health.status}")
 
     # --- asking anybody ---
 

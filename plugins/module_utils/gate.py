@@ -170,7 +170,7 @@ class EtcdState:
         return next((member for member in self.members if member.name == name), None)
 
 
-def decide_etcd(state: EtcdState, wish: Wish) -> Verdict:  # noqa: PLR0911 one return a rule
+def decide_etcd(state: EtcdState, wish: Wish) -> Verdict:
     """Whether the member may leave, such that a quorum of voters stays able without it."""
     title = f"etcd cluster {state.cluster}"
     member = state.find(wish.member)
@@ -237,8 +237,6 @@ def settled_etcd(now: EtcdState, wish: Wish, before: EtcdState) -> str:
     member = now.find(wish.member)
     if member is None:
         return f"{title} has lost {wish.member} from its member list"
-    if member.health is Health.FAILING and not before.quorate:
-        return ""  # it is up again; quorum comes back with the others
     if member.health is not Health.SERVING:
         return f"{title}: {_causes([member])}"
     if now.leader is None:
@@ -333,7 +331,7 @@ class PatroniState:
         return ""
 
 
-def decide_patroni(state: PatroniState, wish: Wish) -> Verdict:  # noqa: PLR0911 one return a rule
+def decide_patroni(state: PatroniState, wish: Wish) -> Verdict:
     """Whether the member may leave, such that somebody leads and commits neither stall nor lose their second copy."""
     title = f"Patroni cluster {state.cluster}"
     member = state.find(wish.member)

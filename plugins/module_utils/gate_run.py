@@ -175,7 +175,7 @@ class Gate(Generic[S]):
             self._check(held)
             self.outcome.changed = True
             act(before)
-            if back:
+            if back and not verdict.unlocked:  # without a quorum no member can be well, it comes back with the others
                 self._wait(lambda: settled(self._read(), self._wish, before), "did not recover")
         return self.outcome
 
