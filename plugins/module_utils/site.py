@@ -324,7 +324,8 @@ class Site:
                 continue
             for network in door.networks_for(client.addresses):
                 leg = network if network in client.addresses else client.primary
-                yield door.flow(network, client.name, leg, client.addresses[leg])
+                if _family(client.addresses[leg]) == _family(door.legs[network]):
+                    yield door.flow(network, client.name, leg, client.addresses[leg])
         if only is None:
             yield from self._from_ranges(door, groups, networks)
 
@@ -340,7 +341,8 @@ class Site:
                     f"from which {door.service} ({door.name}) is reached: add it"
                 )
             for network in door.networks_for([name]):
-                yield door.flow(network, "", name, self.networks[name])
+                if _family(self.networks[name]) == _family(door.legs[network]):
+                    yield door.flow(network, "", name, self.networks[name])
 
     # --------------------------------------------------------------------------------------------------------- firewall
 
