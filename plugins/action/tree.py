@@ -1,17 +1,19 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+# The parts of an action work on its state, which Ansible keeps in attributes with an underscore:
+# ruff: noqa: SLF001
 """The controller's side of C(groundplane.onprem.tree): render, send, show the difference."""
 
 from __future__ import annotations
 
 import os
 import pwd
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
-
 from ansible_collections.groundplane.onprem.plugins.module_utils.tree_manifest import (
     Entry,
     TreeError,
@@ -21,13 +23,12 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.tree_manifest i
 from ansible_collections.groundplane.onprem.plugins.module_utils.tree_source import Defaults, Tree, build, scan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 OPTIONS = frozenset({"src", "paths", "owner", "group", "mode", "directory_mode"})
 DEFAULT_SRC = "tree"
-# Up to here all contents go with the first call, so that there is never a second one. Compressed, in base64, as characters.
+# Up to here all contents go with the first call, so that there is never a second one. Characters of compressed base64.
 INLINE_LIMIT = 256 * 1024
-# What a template may use about itself. Nothing that differs between two runs or two checkouts: it would change files.
 MANAGED = "Ansible managed"
 
 
@@ -83,50 +84,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if "src" in args:
                 raise
             root = None
-        if root is not None and not os.path.isdir(root):
+        if root is not None and not Path(root).is_dir():
             raise TreeError(f"src: {root} is not a directory")
-        return build(
-            scan(root) if root else {},
-            args.get("paths") or {},
-            defaults,
-            self._renderer(root, task_vars),
-            lambda name: str(self._find_needle("templates", name)),
-        )
-
-    def _renderer(self, root: str | None, task_vars: dict[str, Any]) -> Callable[[str, str, Mapping[str, Any]], str]:
-        """Make the function that renders one template."""
-        bases = [*task_vars.get("ansible_search_path", []), self._loader.get_basedir(), *([root] if root else [])]
-        searchpath = [place for base in bases for place in (os.path.join(base, "templates"), base)]
-
-        def render(source: str, path: str, extra: Mapping[str, Any]) -> str:
-            variables = {
-                **task_vars,
-                "template_host": os.uname().nodename,
-                "template_path": os.path.relpath(source, root) if root else os.path.basename(source),
-                "template_fullpath": source,
-                "template_destpath": path,
-                "template_uid": _user(os.stat(source).st_uid),
-                **extra,
-            }
-            variables.setdefault("ansible_managed", MANAGED)
-            templar = self._templar.copy_with_new_env(
-                searchpath=[*searchpath, os.path.dirname(source)], available_variables=variables
-            )
-            try:
-                text = templar.template(
-                    trust_as_template(self._loader.get_text_file_contents(source)),
-                    escape_backslashes=False,
-                    overrides={"trim_blocks": True, "lstrip_blocks": False},
-                )
-            except AnsibleError as error:
-                raise AnsibleActionFail(f"{path}: {source} cannot be rendered: {error}") from error
-            if text is None:
-                return ""
-            if not isinstance(text, str):
-                raise TreeError(f"{path}: {source} renders to {type(text).__name__}, not to text; use to_nice_json")
-            return text
-
-        return render
+        # Ansible renders the values of a task, not the keys of its dictionaries.
+        paths = {str(self._templar.template(path)): declared for path, declared in (args.get("paths") or {}).items()}
+        return build(scan(root) if root else {}, paths, defaults, TaskRenderer(self, root, task_vars))
 
     def _converge(self, tree: Tree, defaults: Defaults, task_vars: dict[str, Any]) -> dict[str, Any]:
         """Call the module: once when all contents fit or none is needed, else a second time with those it lacks."""
@@ -162,6 +124,58 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             self._task.notify = list(dict.fromkeys([*(self._task.notify or []), *names]))
 
 
+class TaskRenderer:
+    """Renders templates as `ansible.builtin.template` does within the same task."""
+
+    def __init__(self, action: ActionModule, root: str | None, task_vars: dict[str, Any]) -> None:
+        """Take the places where this task finds its files; `root` is the source directory."""
+        self._action = action
+        self._root = root or os.devnull
+        self._variables = task_vars
+        bases = [*task_vars.get("ansible_search_path", []), action._loader.get_basedir(), *([root] if root else [])]
+        self._searchpath = [str(place) for base in bases for place in (Path(base, "templates"), base)]
+
+    def find(self, name: str) -> str:
+        """Find a template of the role or the playbook."""
+        return str(self._action._find_needle("templates", name))
+
+    def render(self, source: str, path: str, extra: Mapping[str, Any]) -> str:
+        """Render one file.
+
+        Raises:
+            AnsibleActionFail: the template is wrong or a variable undefined.
+            TreeError: the outcome is not text.
+        """
+        file = Path(source)
+        variables = {
+            "ansible_managed": MANAGED,
+            **self._variables,
+            # Nothing that differs between two runs or two checkouts, such as times: it would change files.
+            "template_host": os.uname().nodename,
+            "template_path": str(file.relative_to(self._root)) if file.is_relative_to(self._root) else file.name,
+            "template_fullpath": source,
+            "template_destpath": path,
+            "template_uid": _user(file.stat().st_uid),
+            **extra,
+        }
+        templar = self._action._templar.copy_with_new_env(
+            searchpath=[*self._searchpath, str(file.parent)], available_variables=variables
+        )
+        try:
+            text = templar.template(
+                trust_as_template(self._action._loader.get_text_file_contents(source)),
+                escape_backslashes=False,
+                overrides={"trim_blocks": True, "lstrip_blocks": False},
+            )
+        except AnsibleError as error:
+            raise AnsibleActionFail(f"{path}: {source} cannot be rendered: {error}") from error
+        if text is None:
+            return ""
+        if not isinstance(text, str):
+            raise TreeError(f"{path}: {source} renders to {type(text).__name__}, not to text; use to_nice_json")
+        return str(text)
+
+
 def differences(tree: Tree, changes: list[dict[str, Any]], created: list[str]) -> list[dict[str, Any]]:
     """Make Ansible's list of differences from what the host answered and what was sent."""
     entries = {entry.path: entry for entry in tree.entries}
@@ -173,10 +187,8 @@ def differences(tree: Tree, changes: list[dict[str, Any]], created: list[str]) -
         attributes = _attribute_difference(entry, change)
         if attributes:
             shown.append(attributes)
-    for path in created:
-        if path not in entries:
-            shown.append(_pair(path, {"state": "absent"}, {"state": "directory"}))
-    return shown
+    parents = [path for path in created if path not in entries]
+    return shown + [_pair(path, {"state": "absent"}, {"state": "directory"}) for path in parents]
 
 
 def _content_difference(entry: Entry, change: dict[str, Any], tree: Tree) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+# All work here goes through descriptors of directories, which pathlib does not know:
+# ruff: noqa: PTH118, PTH123, PTH208
 """The host's half of a tree: compare, stage, validate, swap, and undo what was done when any of it fails.
 
 All work on a path goes through a descriptor of its directory, which is opened one component at a time. A link among the
@@ -22,6 +24,7 @@ import shlex
 import shutil
 import stat
 import subprocess
+import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +92,7 @@ class Outcome:
     changes: list[Change] = field(default_factory=list)
     created_parents: list[str] = field(default_factory=list)
     skipped_validations: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 class Directories:
@@ -96,19 +100,20 @@ class Directories:
 
     def __init__(self) -> None:
         """Start at the root."""
+        self._retired: list[int] = []
         self._open: dict[str, tuple[int, str]] = {"/": (os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), "/")}
 
     def close(self) -> None:
         """Close all descriptors."""
-        for descriptor, _path in {item[0]: item for item in self._open.values()}.values():
+        for descriptor in (*self._retired, *(item[0] for item in self._open.values())):
             os.close(descriptor)
+        self._retired.clear()
         self._open.clear()
 
     def forget(self, path: str) -> None:
-        """Drop a directory that is gone."""
-        kept = self._open.pop(path, None)
-        if kept:
-            os.close(kept[0])
+        """Drop a directory that is gone; its descriptor stays good for what is in it, wherever it is now."""
+        for gone in [item for item in self._open if f"{item}/".startswith(f"{path}/")]:
+            self._retired.append(self._open.pop(gone)[0])
 
     def open(self, path: str) -> int | None:
         """Give a descriptor of the directory `path`, or None when it does not exist.
@@ -160,9 +165,14 @@ class Converger:
         group: group of such parents.
         check: only look; unknown users and groups are then no error, for a package may bring them.
         diff: keep the old text of changed files.
+        scratch: where check mode makes a private directory for validations; default the system's temporary one.
+
+    Attributes:
+        interrupted: set by a signal handler to the signal's name; the next step then fails and all is undone. A handler
+            must not raise by itself, for it might do so between an act and the note of how to undo it.
     """
 
-    def __init__(  # noqa: PLR0913 - the module's parameters
+    def __init__(
         self,
         entries: Iterable[Entry],
         *,
@@ -171,7 +181,7 @@ class Converger:
         group: str = "root",
         check: bool = False,
         diff: bool = False,
-        scratch: str = "/tmp",  # noqa: S108 - only a default; the module brings its private directory
+        scratch: str = "",
     ) -> None:
         """Remember the declaration; nothing is read yet."""
         self.entries = sorted(entries, key=lambda entry: entry.path)
@@ -184,8 +194,9 @@ class Converger:
         self.directories = Directories()
         self.outcome = Outcome()
         self._ids: dict[tuple[str, str], int | None] = {}
+        self.interrupted = ""
         self._undo: list[tuple[str, Callable[[], None]]] = []
-        self._finish: list[Callable[[], None]] = []
+        self._finish: list[tuple[str, Callable[[], None]]] = []
         self._touched: set[str] = set()
         self._made: set[str] = set()
 
@@ -331,8 +342,8 @@ class Converger:
         if self.check:
             self._validate_aside(contents)
             return self.outcome
-        self._remove_leftovers()
         try:
+            self._remove_leftovers()
             staged = self._stage(contents)
             self._swap(staged)
         except BaseException as error:
@@ -341,21 +352,27 @@ class Converger:
                 raise
             text = str(error) if isinstance(error, TreeError) else _explain(error)
             raise TreeError(text + (f"; could not be put back: {', '.join(lost)}" if lost else "")) from error
-        # From here on the set is in place: what is left is to make it durable and to drop what was kept for going back.
-        for finish in self._finish:
-            finish()
+        self._settle()
+        return self.outcome
+
+    def _settle(self) -> None:
+        """Drop what was kept for going back, and make the set durable. It is in place: failing now would be a lie."""
+        for path, finish in self._finish:
+            try:
+                finish()
+            except OSError as error:
+                self.outcome.warnings.append(f"{path}: what was kept of the old state is still there: {error.strerror}")
         for path in sorted(self._touched):
             descriptor = self.directories.open(path)
             if descriptor is not None:
                 os.fsync(descriptor)
-        return self.outcome
 
     def close(self) -> None:
         """Close all descriptors."""
         self.directories.close()
 
     def _stage(self, contents: Mapping[str, bytes]) -> dict[str, str]:
-        """Make missing directories, write all new files beside their places, validate them; name the temporary files."""
+        """Make directories, write all new files beside their places, validate them; give their temporary names."""
         declared = {change.entry.path: change.entry for change in self.outcome.changes}
         new = [change.entry for change in self.outcome.changes if change.found.kind == "absent"]
         wanted = {*self.outcome.created_parents, *(entry.path for entry in new if entry.state == "directory")}
@@ -363,32 +380,25 @@ class Converger:
             entry = declared.get(path) or Entry(
                 path=path, state="directory", owner=self.owner, group=self.group, mode=self.directory_mode
             )
+            self._step()
             self._make_directory(entry)
         staged: dict[str, str] = {}
         for change in self.outcome.changes:
             entry = change.entry
             if not change.replaces or entry.state not in ("file", "link"):
                 continue
-            parent = self._parent(entry.path)
-            name = _temporary_name(entry.path)
+            self._step()
+            name = staged[entry.path] = _temporary_name(entry.path)
             if entry.state == "link":
-                os.symlink(entry.target, name, dir_fd=parent)
-                self._undo.append((entry.path, lambda name=name, parent=parent: _unlink(name, parent)))
-                os.chown(
-                    name,
-                    self._known(self._uid(entry)),
-                    self._known(self._gid(entry)),
-                    dir_fd=parent,
-                    follow_symlinks=False,
-                )
+                self._write_link(entry, name, self._parent(entry.path))
             else:
-                self._write(entry, name, parent, contents[entry.sha256])
-            staged[entry.path] = name
+                self._write(entry, name, self._parent(entry.path), contents[entry.sha256])
         for change in self.outcome.changes:
             if change.entry.path in staged and change.entry.state == "file":
                 _sync(staged[change.entry.path], self._parent(change.entry.path))
         for change in self.outcome.changes:
             if change.entry.validate and change.entry.path in staged:
+                self._step()
                 directory = posixpath.dirname(change.entry.path)
                 _validate(change.entry, posixpath.join(directory, staged[change.entry.path]))
         return staged
@@ -402,6 +412,12 @@ class Converger:
             stream.flush()
             os.fchown(descriptor, self._known(self._uid(entry)), self._known(self._gid(entry)))
             os.fchmod(descriptor, entry.mode)
+
+    def _write_link(self, entry: Entry, name: str, parent: int) -> None:
+        os.symlink(entry.target, name, dir_fd=parent)
+        self._undo.append((entry.path, lambda: _unlink(name, parent)))
+        uid, gid = self._known(self._uid(entry)), self._known(self._gid(entry))
+        os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
 
     def _make_directory(self, entry: Entry) -> None:
         parent = self._parent(entry.path)
@@ -427,42 +443,53 @@ class Converger:
             entry = change.entry
             if entry.state == "absent" or entry.path in self._made:
                 continue
+            self._step()
             if entry.path in staged:
                 self._replace(change, staged[entry.path])
             else:
                 self._set_attributes(change)
         # Children before their directories.
         for change in sorted(removals, key=lambda change: change.entry.path, reverse=True):
+            self._step()
             self._remove(change)
+        self._step()
+
+    def _step(self) -> None:
+        """Stop here when a signal came.
+
+        Raises:
+            TreeError: one did.
+        """
+        if self.interrupted:
+            raise TreeError(f"interrupted by {self.interrupted}")
 
     def _replace(self, change: Change, staged: str) -> None:
         path = change.entry.path
         name, parent = posixpath.basename(path), self._parent(path)
         if change.found.kind == "absent":
-            # A second look is not enough, somebody may be faster: linking refuses to overwrite, renaming does not.
-            os.link(staged, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
+            os.rename(staged, name, src_dir_fd=parent, dst_dir_fd=parent)
             self._undo.append((path, lambda: _unlink(name, parent)))
-            self._finish.append(lambda: _unlink(staged, parent))
         else:
+            # A second name for the old inode: the path itself is never missing, not for a moment.
             kept = _temporary_name(path)
             os.link(name, kept, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
             self._undo.append((path, lambda: _put_back(kept, name, parent)))
             os.rename(staged, name, src_dir_fd=parent, dst_dir_fd=parent)
-            self._finish.append(lambda: _unlink(kept, parent))
+            self._finish.append((path, lambda: _unlink(kept, parent)))
         self._touched.add(posixpath.dirname(path))
 
     def _remove(self, change: Change) -> None:
         path = change.entry.path
         name, parent, kept = posixpath.basename(path), self._parent(path), _temporary_name(path)
-        self.directories.forget(path)
-        self._undo.append((path, lambda: _rename_if_there(kept, name, parent)))
         os.rename(name, kept, src_dir_fd=parent, dst_dir_fd=parent)
+        self._undo.append((path, lambda: os.rename(kept, name, src_dir_fd=parent, dst_dir_fd=parent)))
+        self.directories.forget(path)
         self._touched.add(posixpath.dirname(path))
         if change.found.kind == "directory":
             self._touched = {touched for touched in self._touched if not f"{touched}/".startswith(f"{path}/")}
-            self._finish.append(lambda: shutil.rmtree(kept, dir_fd=parent))
+            self._finish.append((path, lambda: shutil.rmtree(kept, dir_fd=parent)))
         else:
-            self._finish.append(lambda: _unlink(kept, parent))
+            self._finish.append((path, lambda: _unlink(kept, parent)))
 
     def _set_attributes(self, change: Change) -> None:
         """Change owner, group and mode in place, at no moment with more access than the old or the new state gives."""
@@ -470,17 +497,16 @@ class Converger:
         name, parent = posixpath.basename(entry.path), self._parent(entry.path)
         uid, gid = self._known(self._uid(entry)), self._known(self._gid(entry))
         if entry.state == "link":
-            self._undo.append(
-                (
-                    entry.path,
-                    lambda: os.chown(name, found.uid, found.gid, dir_fd=parent, follow_symlinks=False),
-                )
-            )
-            os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
+
+            def chown(owner: int, group: int) -> None:
+                os.chown(name, owner, group, dir_fd=parent, follow_symlinks=False)
+
+            self._undo.append((entry.path, lambda: chown(found.uid, found.gid)))
+            chown(uid, gid)
             return
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(name, flags, dir_fd=parent)
-        self._finish.append(lambda: os.close(descriptor))
+        self._finish.append((entry.path, lambda: os.close(descriptor)))
 
         def restore() -> None:
             os.fchown(descriptor, found.uid, found.gid)
@@ -527,8 +553,7 @@ class Converger:
             if shutil.which(shlex.split(entry.validate)[0]) is None:
                 self.outcome.skipped_validations.append(entry.path)
                 continue
-            directory = os.path.join(self.scratch, secrets.token_hex(6))
-            os.mkdir(directory, 0o700)
+            directory = tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=self.scratch or None)
             try:
                 staged = os.path.join(directory, posixpath.basename(entry.path))
                 descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _UNREACHABLE_MODE)
@@ -627,11 +652,6 @@ def _put_back(kept: str, name: str, parent: int) -> None:
     os.rename(kept, name, src_dir_fd=parent, dst_dir_fd=parent)
     # Renaming one name of an inode over another one does nothing: the swap had not happened yet.
     _unlink(kept, parent)
-
-
-def _rename_if_there(kept: str, name: str, parent: int) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(kept, name, src_dir_fd=parent, dst_dir_fd=parent)
 
 
 def _sync(name: str, parent: int) -> None:

@@ -12,7 +12,8 @@ import posixpath
 import shlex
 import stat
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from ansible_collections.groundplane.onprem.plugins.module_utils.tree_manifest import (
     STATES,
@@ -25,9 +26,10 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.tree_manifest i
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 TEMPLATE_SUFFIX = ".j2"
+SECRET_MODE = 0o600  # unless another is declared; the task's default is meant for what anybody may read
 PATH_KEYS = frozenset(
     {
         "content",
@@ -62,6 +64,18 @@ class Defaults:
     group: str = "root"
     mode: int = 0o644
     directory_mode: int = 0o755
+
+
+class Renderer(Protocol):
+    """Finds and renders templates; the caller brings it."""
+
+    def find(self, name: str) -> str:
+        """Give the file for the `template` name of a path."""
+        ...
+
+    def render(self, source: str, path: str, extra: Mapping[str, Any]) -> str:
+        """Give the text of template file `source` for a path on the host, with additional variables."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -119,8 +133,7 @@ def build(
     sources: Mapping[str, Source],
     paths: Mapping[str, Mapping[str, Any]],
     defaults: Defaults,
-    render: Callable[[str, str, Mapping[str, Any]], str],
-    find_template: Callable[[str], str],
+    renderer: Renderer,
 ) -> Tree:
     """Join sources and declared paths.
 
@@ -128,8 +141,7 @@ def build(
         sources: what `scan` found.
         paths: path on the host to what is declared for it.
         defaults: what holds otherwise.
-        render: gives the text for (template file, path on the host, additional variables).
-        find_template: gives the file for the `template` name of a path.
+        renderer: finds and renders templates.
 
     Raises:
         TreeError: a declaration is not understood or contradicts another.
@@ -142,69 +154,74 @@ def build(
             continue
         if declared.get("notify"):
             tree.notify[path] = _names(declared["notify"], path)
-        tree.entries.append(_entry(tree, path, state, declared, sources.get(path), defaults, render, find_template))
+        if state == "file":
+            content, mode = _content(path, declared, sources.get(path), defaults, renderer)
+            tree.entries.append(_file(path, declared, defaults, mode, tree.add_content(content)))
+        else:
+            tree.entries.append(_no_file(path, state, declared, defaults, sources.get(path)))
     check_paths(tree.entries)
     return tree
 
 
-def _entry(  # noqa: PLR0913 - the parts of one declaration, passed on unchanged
-    tree: Tree,
-    path: str,
-    state: State,
-    declared: Mapping[str, Any],
-    source: Source | None,
-    defaults: Defaults,
-    render: Callable[[str, str, Mapping[str, Any]], str],
-    find_template: Callable[[str], str],
-) -> Entry:
-    """Make the entry of one path and put its content into the tree."""
-    owner = _text(declared.get("owner", defaults.owner), path, "owner")
-    group = _text(declared.get("group", defaults.group), path, "group")
-    if state != "file":
-        if source is not None and state != "absent":
-            raise TreeError(f"{path}: is a {state}, but {source.file} is a file for it")
-        target = _text(declared.get("target", ""), path, "target")
-        if state == "link" and not target:
-            raise TreeError(f"{path}: a link needs a target")
-        mode = parse_mode(declared["mode"], path) if "mode" in declared else defaults.directory_mode
-        recurse = _flag(declared.get("recurse", False), path, "recurse")
-        return Entry(path=path, state=state, owner=owner, group=group, mode=mode, target=target, recurse=recurse)
+def _no_file(path: str, state: State, declared: Mapping[str, Any], defaults: Defaults, source: Source | None) -> Entry:
+    """Make the entry of a directory, a link or an absent path."""
+    if source is not None and state != "absent":
+        raise TreeError(f"{path}: is a {state}, but {source.file} is a file for it")
+    target = _text(declared.get("target", ""), path, "target")
+    if state == "link" and not target:
+        raise TreeError(f"{path}: a link needs a target")
+    return Entry(
+        path=path,
+        state=state,
+        owner=_text(declared.get("owner", defaults.owner), path, "owner"),
+        group=_text(declared.get("group", defaults.group), path, "group"),
+        mode=parse_mode(declared["mode"], path) if "mode" in declared else defaults.directory_mode,
+        target=target,
+        recurse=_flag(declared.get("recurse", False), path, "recurse"),
+    )
 
-    origins = [key for key in ("content", "template") if declared.get(key) is not None]
-    if len(origins) > 1:
-        raise TreeError(f"{path}: content and template exclude each other")
-    mode = defaults.mode
-    if origins == ["content"]:
+
+def _content(
+    path: str, declared: Mapping[str, Any], source: Source | None, defaults: Defaults, renderer: Renderer
+) -> tuple[bytes, int]:
+    """Give a file's content, and its permission bits where none are declared."""
+    extra = declared.get("vars") or {}
+    if declared.get("content") is not None:
+        if declared.get("template") is not None:
+            raise TreeError(f"{path}: content and template exclude each other")
         # Not for everything that has a text form: a dictionary's would be Python's, which no program reads.
         if not isinstance(declared["content"], str):
             kind = type(declared["content"]).__name__
             raise TreeError(f"{path}: content must be text, not {kind}; use to_nice_json or to_nice_yaml")
-        content = str(declared["content"]).encode()
-    elif origins == ["template"]:
-        content = render(find_template(str(declared["template"])), path, declared.get("vars") or {}).encode()
-    elif source is None:
+        return str(declared["content"]).encode(), defaults.mode
+    if declared.get("template") is not None:
+        found = renderer.find(_text(declared["template"], path, "template"))
+        return renderer.render(found, path, extra).encode(), defaults.mode
+    if source is None:
         raise TreeError(f"{path}: has no source file, and neither content, template nor another state is declared")
-    else:
-        if source.executable:
-            # Whoever may read it may run it: the bit that version control keeps, within the declared mode.
-            mode |= (mode & 0o444) >> 2
-        if source.template:
-            content = render(source.file, path, declared.get("vars") or {}).encode()
-        else:
-            with open(source.file, "rb") as stream:
-                content = stream.read()
+    # Whoever may read it may run it: the bit that version control keeps, within the declared mode.
+    mode = defaults.mode | ((defaults.mode & 0o444) >> 2 if source.executable else 0)
+    if source.template:
+        return renderer.render(source.file, path, extra).encode(), mode
+    return Path(source.file).read_bytes(), mode
+
+
+def _file(path: str, declared: Mapping[str, Any], defaults: Defaults, mode: int, content: tuple[str, int]) -> Entry:
+    """Make the entry of a file."""
+    secret = _flag(declared.get("secret", False), path, "secret")
     if "mode" in declared:
         mode = parse_mode(declared["mode"], path)
-    name, size = tree.add_content(content)
+    elif secret:
+        mode = SECRET_MODE
     return Entry(
         path=path,
-        owner=owner,
-        group=group,
+        owner=_text(declared.get("owner", defaults.owner), path, "owner"),
+        group=_text(declared.get("group", defaults.group), path, "group"),
         mode=mode,
-        sha256=name,
-        size=size,
+        sha256=content[0],
+        size=content[1],
         validate=_validate(declared.get("validate"), path),
-        secret=_flag(declared.get("secret", False), path, "secret"),
+        secret=secret,
     )
 
 

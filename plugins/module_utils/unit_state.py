@@ -1,5 +1,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
+# Whole directories are read here for each run; pathlib would make an object of each name:
+# ruff: noqa: PTH103, PTH105, PTH115, PTH116, PTH118, PTH120, PTH123, PTH208
 """State of systemd units, and whether what they run with is what is on disk.
 
 A record below `/run` says for each unit which files its running invocation was started or reloaded with. It is only a
@@ -10,7 +12,6 @@ one, and a restart by hand is not repeated.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -34,6 +35,7 @@ POLL_SECONDS = 0.1
 CLOCK_SLACK_SECONDS = 0.01
 _TEMPORARY_PREFIX = ".groundplane-"  # staged by the tree module, gone in a moment
 _UNIT_NAME = re.compile(r"[A-Za-z0-9:_.\\@-]+\.(service|socket|timer|path|mount|target|slice|swap|automount)\Z")
+_ENABLED = frozenset({"enabled", "enabled-runtime", "static", "alias", "indirect", "generated", "transient"})
 _PROPERTIES = (
     "Id",
     "LoadState",
@@ -106,8 +108,13 @@ class UnitStatus:
         return self.active in ("active", "reloading", "refreshing")
 
     @property
+    def ran(self) -> bool:
+        """Whether it is a one-shot that ended well, or has not run at all."""
+        return self.transient_run and self.active == "inactive" and self.result == "success"
+
+    @property
     def enabled(self) -> bool:
-        """Whether it is started by what it belongs to; units that cannot be enabled count, as in `is-enabled`."""
+        """Whether what it belongs to starts it; units that cannot be enabled count, as in `is-enabled`."""
         return self.file_state in (
             "enabled",
             "enabled-runtime",
@@ -121,7 +128,7 @@ class UnitStatus:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The files at one path: a digest of their content, and the time of the newest change in seconds since the epoch."""
+    """The files at one path: a digest of them, and the time of the newest change in seconds since the epoch."""
 
     fingerprint: str
     newest: float
@@ -295,7 +302,9 @@ def is_stale(
         reload_on: paths that a reload reads.
         seen: what is at these paths now.
     """
-    recorded = known.files if known.invocation and known.invocation == status.invocation else {}
+    # A one-shot that has ended may be forgotten by systemd, and its invocation with it.
+    forgotten = status.transient_run and not status.invocation and not status.running
+    recorded = known.files if known.invocation and (known.invocation == status.invocation or forgotten) else {}
 
     def differs(path: str, since: float) -> bool | None:
         if recorded.get(path) == seen[path].fingerprint:
@@ -316,10 +325,11 @@ def is_stale(
 
 def read_record(name: str, directory: str = RECORDS) -> Record:
     """Read a unit's record; an empty one when there is none or it cannot be understood."""
-    with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
+    try:
         with open(os.path.join(directory, f"{check_name(name)}.json"), encoding="utf-8") as stream:
             return Record(**json.load(stream))
-    return Record()
+    except (FileNotFoundError, ValueError, TypeError):
+        return Record()
 
 
 def write_record(name: str, known: Record, directory: str = RECORDS) -> None:
@@ -347,11 +357,12 @@ def record(
         Whether it was news.
     """
     old = read_record(status.name, directory)
-    files = dict(old.files) if old.invocation == status.invocation else {}
+    invocation = status.invocation or old.invocation
+    files = dict(old.files) if old.invocation == invocation else {}
     declared = {*restart_on, *reload_on}
     files = {path: value for path, value in files.items() if path in declared}
     files.update({path: item.fingerprint for path, item in seen.items()})
-    new = Record(status.invocation, files, list(restart_on), list(reload_on))
+    new = Record(invocation, files, list(restart_on), list(reload_on))
     if new == old:
         return False
     write_record(status.name, new, directory)
@@ -417,7 +428,7 @@ def wait_until_up(names: Sequence[str], timeout: float, settle: float) -> dict[s
     before: dict[str, str] = {}
     while True:
         statuses = read_units(names)
-        broken = [status for status in statuses.values() if not status.running and not _ran(status)]
+        broken = [status for status in statuses.values() if not status.running and not status.ran]
         for status in broken:
             if status.active != "activating" or status.sub == "auto-restart" or time.monotonic() > deadline:
                 raise UnitError(_complaint(status))
@@ -431,10 +442,6 @@ def wait_until_up(names: Sequence[str], timeout: float, settle: float) -> dict[s
         if calm_at is not None and time.monotonic() >= calm_at:
             return statuses
         time.sleep(POLL_SECONDS if calm_at is None else max(0.0, calm_at - time.monotonic()))
-
-
-def _ran(status: UnitStatus) -> bool:
-    return status.transient_run and status.active == "inactive" and status.result == "success"
 
 
 def _complaint(status: UnitStatus) -> str:

@@ -15,7 +15,7 @@ description:
     in one round trip.
   - All or nothing. New files are staged beside their places and validated, then all are swapped by renaming. When any
     step fails, all paths are as they were before.
-  - Only what differs is touched, and only contents that differ travel once a tree is too large to be sent with the call.
+  - Only what differs is touched. Once a tree is too large to be sent with the call, only contents that differ travel.
 options:
   src:
     description:
@@ -28,11 +28,13 @@ options:
   paths:
     description:
       - Path on the host to what is declared for it, where that differs from the defaults or has no file below O(src).
-      - Keys are V(state) (V(file), V(directory), V(link), V(absent), or V(skip) to leave a source out), V(owner), V(group),
-        V(mode) (a quoted octal string), V(content) (text), V(template) (a file below C(templates/)), V(vars)
-        (additional variables of that template), V(target) (of a link), V(validate) (a command with C(%s) for the staged
-        file, run without a shell), V(secret) (no content in diffs and messages), V(recurse) (remove a directory with
-        its content), V(notify) (handlers that are notified when this path changed).
+      - Paths may be templates, too.
+      - Keys are V(state) (V(file), V(directory), V(link), V(absent), or V(skip) to leave a source out), V(owner),
+        V(group), V(mode) (a quoted octal string), V(content) (text), V(template) (a file below C(templates/)), V(vars)
+        (additional variables of the template), V(target) (of a link), V(validate) (a command with C(%s) for the staged
+        file, run without a shell), V(secret) (no content in diffs and messages, and V("0600") unless a mode is
+        declared), V(recurse) (remove a directory with its content), V(notify) (handlers that are notified when this
+        path changed).
     type: dict
     default: {}
   owner:
@@ -59,7 +61,9 @@ notes:
   - With pipelining, contents are sent by standard input. They are never in arguments, logs or results.
 attributes:
   check_mode:
-    description: Predicts exactly and writes nothing. Validations run on a copy in a private directory, unless the program is not installed yet.
+    description:
+      - Predicts exactly and writes nothing. Validations run on a copy in a private directory, unless the program is not
+        installed yet. Users and groups that do not exist yet are no error.
     support: full
   diff_mode:
     description: Shows each file and each changed attribute, except contents of secret and binary files.
@@ -77,9 +81,13 @@ EXAMPLES = r"""
       /etc/haproxy/certs: {state: directory, mode: "0750"}
       /etc/haproxy/errors/old.http: {state: absent}
 
-- name: Each instance has its unit's drop-in
+- name: An instance has the drop-in of its unit
   groundplane.onprem.tree:
-    paths: "{{ dict(instances | map('regex_replace', '^(.*)$', '/etc/systemd/system/app@\\1.service.d/limits.conf') | product([{'template': 'limits.conf.j2'}])) }}"
+    paths:
+      "/etc/systemd/system/app@{{ app_instance }}.service.d/limits.conf":
+        template: limits.conf.j2
+        vars: {limit: 4096}
+        notify: [The instance is restarted]
 """
 
 RETURN = r"""
@@ -106,11 +114,15 @@ skipped_validations:
   returned: success
 """
 
+import contextlib
+import fcntl
+import os
 import signal
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.groundplane.onprem.plugins.module_utils.tree_converge import Converger, Outcome, describe
 from ansible_collections.groundplane.onprem.plugins.module_utils.tree_manifest import (
     Entry,
@@ -120,12 +132,44 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.tree_manifest i
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
+LOCK_DIRECTORY = "/run/groundplane"
+LOCK_SECONDS = 60
 
-def interrupted(number: int, _frame: FrameType | None) -> None:
-    """Turn a signal into an exception, so that a lost connection rolls back instead of stopping half way."""
-    raise TreeError(f"interrupted by {signal.Signals(number).name}")
+
+@contextlib.contextmanager
+def exclusive() -> Iterator[None]:
+    """Keep other runs out: this one removes what a killed run left, and must not take theirs for that.
+
+    Raises:
+        TreeError: another run works on this host's trees for too long.
+    """
+    directory = Path(LOCK_DIRECTORY if os.geteuid() == 0 else Path.home() / ".ansible")
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with (directory / "tree.lock").open("w", encoding="ascii") as lock:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise TreeError(f"another tree task has been running on this host for {LOCK_SECONDS} s") from error
+                time.sleep(0.05)
+            else:
+                yield
+                return
+
+
+def heed_signals(converger: Converger) -> None:
+    """Let a lost connection or a stop undo what was begun, instead of leaving it half done."""
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        converger.interrupted = signal.Signals(number).name
+
+    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, note)
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
@@ -158,6 +202,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         diff=module._diff,  # noqa: SLF001 - how AnsibleModule tells it
         scratch=module.tmpdir,
     )
+    heed_signals(converger)
     try:
         outcome = converger.plan()
         contents = unpack(params["index"], params["stream"])
@@ -165,8 +210,10 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         if lacking:
             return {"changed": False, "needed": lacking}
         converger.apply(contents)
+        for warning in outcome.warnings:
+            module.warn(warning)
         result = summary(outcome)
-        if module._diff:  # noqa: SLF001
+        if module._diff:  # noqa: SLF001 - how AnsibleModule tells it
             result["changes"] = [describe(change) for change in outcome.changes]
         return result
     finally:
@@ -187,12 +234,13 @@ def main() -> None:
         supports_check_mode=True,
         no_log=True,  # the call is not written to the journal: it is long, and says nothing that a person could read
     )
-    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, interrupted)
     # Named here, or Ansible would put all parameters into the result.
     invocation = {"module_args": {"entries": len(module.params["entries"])}}
     try:
-        module.exit_json(invocation=invocation, **run(module))
+        # Looking needs no lock.
+        with contextlib.nullcontext() if module.check_mode else exclusive():
+            result = run(module)
+        module.exit_json(invocation=invocation, **result)
     except TreeError as error:
         module.fail_json(msg=str(error), invocation=invocation)
 

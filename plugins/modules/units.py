@@ -11,10 +11,11 @@ short_description: Systemd units are as declared and run with what is on disk
 version_added: 0.1.0
 author: The groundplane authors (@groundplane)
 description:
-  - Converges any number of systemd units in one round trip. All states are read in one call; systemd reloads its unit files
-    at most once, and only when one of these units has a newer file on disk.
+  - Converges any number of systemd units in one round trip. All states are read in one call. Systemd reloads its unit
+    files at most once, and only when one of these units has a newer file on disk.
   - A unit is stale when what it was started (or last reloaded) with differs from what is on disk. That is read from the
-    host and not from a notification, so an interrupted run is finished by the next one, and a restart by hand is not repeated.
+    host and not from a notification, so an interrupted run is finished by the next one, and a restart by hand is not
+    repeated.
 options:
   units:
     description: The units, in the order in which they are acted on.
@@ -39,17 +40,19 @@ options:
         type: str
         choices: [started, stopped]
       restart_on:
-        description: Files and directories which it reads at its start. When their content changed since then it is restarted.
+        description: Files and directories that it reads at its start. It is restarted when they changed since.
         type: list
         elements: path
         default: []
       reload_on:
-        description: Files and directories which a reload reads. A needed restart makes a reload unneeded.
+        description: Files and directories that a reload reads. A needed restart makes a reload unneeded.
         type: list
         elements: path
         default: []
       gated:
-        description: Never restart it here. When a restart is needed it is listed in RV(restart_required). It is started when it does not run.
+        description:
+          - Never restart it here. When a restart is needed it is listed in RV(restart_required).
+          - It is started when it does not run.
         type: bool
         default: false
       validate:
@@ -142,7 +145,6 @@ import subprocess
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.groundplane.onprem.plugins.module_utils import unit_state
 from ansible_collections.groundplane.onprem.plugins.module_utils.unit_state import (
     Record,
@@ -175,28 +177,36 @@ def plan(unit: dict[str, Any], status: UnitStatus, known: Record, stale: unit_st
     """
     if unit["masked"] and (unit["enabled"] or unit["state"] == "started"):
         raise UnitError(f"{status.name}: a masked unit can neither be enabled nor started")
+    if status.masked and unit["masked"] is None and unit["state"] == "started":
+        raise UnitError(f"{status.name}: is masked, and `masked: false` is not declared")
+    return [*plan_file(unit, status), *plan_run(unit, status, known, stale)]
+
+
+def plan_file(unit: dict[str, Any], status: UnitStatus) -> list[str]:
+    """Say which verbs change the links to a unit's file."""
     verbs = []
     if status.masked and unit["masked"] is False:
         verbs.append("unmask")
-    elif status.masked and not unit["masked"] and unit["state"] == "started":
-        raise UnitError(f"{status.name}: is masked, and `masked: false` is not declared")
     if unit["enabled"] is True and not (status.enabled and not status.masked):
         verbs.append("enable")
     elif unit["enabled"] is False and status.file_state in ("enabled", "enabled-runtime"):
         verbs.append("disable")
     if unit["masked"] and not status.masked:
         verbs.append("mask")
-    if unit["state"] == "stopped":
-        if status.active not in ("inactive", "failed"):
-            verbs.append("stop")
-    elif status.running:
-        verbs.extend([stale] if stale else [])
-    elif unit["state"] == "started":
-        ran = status.transient_run and status.active == "inactive" and status.result == "success"
-        # Nothing is known of a one-shot that systemd forgot, unless the record says that it ran since boot.
-        if not ran or stale or not (status.started or known.invocation):
-            verbs.append("start")
     return verbs
+
+
+def plan_run(unit: dict[str, Any], status: UnitStatus, known: Record, stale: unit_state.Staleness) -> list[str]:
+    """Say which verb changes whether, and with what, a unit runs."""
+    if unit["state"] == "stopped":
+        return [] if status.active in ("inactive", "failed") else ["stop"]
+    if status.running:
+        return [stale] if stale else []
+    if unit["state"] != "started":
+        return []
+    # Nothing is known of a one-shot that systemd forgot, unless the record says that it ran since boot.
+    ran = status.ran and bool(status.started or known.invocation)
+    return [] if ran and not stale else ["start"]
 
 
 def touched_by(paths: list[str], changed: list[str]) -> bool:
@@ -332,9 +342,7 @@ class Units:
         for unit in self.units:
             name = unit["name"]
             item = status[name]
-            ran = (
-                item.transient_run and item.result == "success" and (bool(verbs[name]) or bool(self.known[name].files))
-            )
+            ran = item.ran and (bool(verbs[name]) or bool(self.known[name].invocation))
             if not (item.running or ran):
                 continue
             seen = self.seen[name]
@@ -351,7 +359,7 @@ class Units:
             new: dict[str, Any] = {}
             for verb in verbs[name]:
                 for key, was, becomes in DIFFERENCES[verb]:
-                    old[key] = was if was else describe(before[name])
+                    old[key] = was or describe(before[name])
                     new[key] = becomes
             if before[name].daemon_reload:
                 old["unit_file"], new["unit_file"] = "older than on disk", "as on disk"
