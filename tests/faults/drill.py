@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What every fault drill needs: something that asks without pause and remembers, ways to break hosts, a place for figures.
+"""What every fault drill needs: something that asks and remembers, ways to break hosts, a place for figures.
 
     with Probe(insert_a_row, interval=0.05) as writer:        # here: any callable; an exception is a failed attempt
         with frozen(lab, "data1"):
@@ -329,6 +329,10 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------------------- figures
+
+
+RUNS = int(os.environ.get("GROUNDPLANE_DRILL_RUNS", "5"))
+"""How often each drill is run for its median and worst."""
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
