@@ -91,11 +91,18 @@ options:
     description: After how many seconds the old rules come back if no new connection confirms the new ones, 10 to 600.
     type: int
     default: 30
+  witnesses:
+    description:
+      - Hosts of the inventory that are reached through this one, for a bastion or a router. Those that answer before
+        the change must accept a new connection after it, or the change is not confirmed either.
+    type: list
+    elements: str
+    default: []
   step:
     description: Which part of the change this is. Set by the action plugin.
     type: str
     default: apply
-    choices: [apply, confirm, inspect]
+    choices: [compare, apply, confirm, inspect]
   token:
     description: Which change is confirmed or inspected. Set by the action plugin.
     type: str
@@ -247,7 +254,7 @@ class Firewall:
 
     def apply(self) -> dict[str, Any]:
         """Compare, and where the kernel differs load the new table with the rollback armed."""
-        if (STATE / "pending").exists() and not self.module.check_mode:
+        if (STATE / "pending").exists() and not self.module.check_mode:  # Left by a run that was killed.
             self._run(["sh", str(STATE / "rollback.sh")], "An earlier, unconfirmed change cannot be taken back")
         before, after = self.kernel_now(), self.kernel_wanted()
         file_before, boot_before = _read(self.path), self.boot_now()
@@ -274,7 +281,7 @@ class Firewall:
         }
         result["changed"] = result["kernel_changed"] or result["file_changed"] or result["boot_changed"]
         result["diff"] = [part for part in result["diff"] if part["before"] != part["after"]]
-        if self.module.check_mode or not result["changed"]:
+        if self.module.check_mode or self.module.params["step"] == "compare" or not result["changed"]:
             return result
         if self.nft is None:
             self.module.fail_json(msg="nft is missing: install the package nftables")
@@ -466,7 +473,8 @@ def main() -> None:
             "log_group": {"type": "int"},
             "path": {"type": "path", "default": "/etc/nftables.conf"},
             "rollback_seconds": {"type": "int", "default": 30},
-            "step": {"type": "str", "default": "apply", "choices": ["apply", "confirm", "inspect"]},
+            "witnesses": {"type": "list", "elements": "str", "default": []},
+            "step": {"type": "str", "default": "apply", "choices": ["compare", "apply", "confirm", "inspect"]},
             "token": {"type": "str", "default": "", "no_log": False},
         },
         supports_check_mode=True,
@@ -474,7 +482,12 @@ def main() -> None:
     if not MINIMUM_ROLLBACK <= module.params["rollback_seconds"] <= MAXIMUM_ROLLBACK:
         module.fail_json(msg=f"rollback_seconds is not within {MINIMUM_ROLLBACK} and {MAXIMUM_ROLLBACK}")
     firewall = Firewall(module)
-    steps = {"apply": firewall.apply, "confirm": firewall.confirm, "inspect": firewall.inspect}
+    steps = {
+        "compare": firewall.apply,
+        "apply": firewall.apply,
+        "confirm": firewall.confirm,
+        "inspect": firewall.inspect,
+    }
     module.exit_json(**steps[module.params["step"]]())
 
 
