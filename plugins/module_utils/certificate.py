@@ -134,7 +134,7 @@ def _time(node: _Node) -> int:
     elif node.tag != _GENERALIZED_TIME or not re.fullmatch(r"[0-9]{14}Z", text):
         raise CertificateError(f"{text!r} is not a time of RFC 5280")
     parts = [int(text[0:4]), *(int(text[at : at + 2]) for at in range(4, 14, 2))]
-    if not (1 <= parts[1] <= 12 and 1 <= parts[2] <= 31):
+    if not (parts[0] and 1 <= parts[1] <= 12 and 1 <= parts[2] <= 31):
         raise CertificateError(f"{text!r} is not a time of RFC 5280")
     return calendar.timegm((*parts, 0, 0, 0))
 
