@@ -468,9 +468,11 @@ def vip_answers(situation: Situation) -> Iterator[str]:
     if len(states) < len(balancers) or any(state.get("addresses") is None for state in states):
         return  # the one that was not asked may hold it
     held = {str(_address(address)) for state in states for address in state["addresses"]}
+    ours = {hardware for state in states for hardware in state.get("hardware") or ()}  # it may move while one asks
     for name, row in situation.table("site_vips").items():
         number = str(_address(row.get("address")))
-        askers = [host for host in balancers if (situation.states[host].get("answering") or {}).get(number)]
+        answers = {host: (situation.states[host].get("answering") or {}).get(number) for host in balancers}
+        askers = [host for host, hardware in answers.items() if hardware and hardware not in ours]
         if askers and number not in held:
             yield (
                 f"{askers[0]}: site_vips.{name}.address {number} already answers, "
@@ -526,7 +528,7 @@ def _secret_problem(values: Mapping[str, Any], minimum_length: int, names: Itera
             return (
                 f"{host}: {{name}} is {state}: set it to at least {minimum_length} random characters for {{service}}."
             )
-    unlike = {str(value): host for host, value in reversed(values.items())}
+    unlike = {str(value): host for host, value in reversed(list(values.items()))}
     if len(unlike) > 1:
         pair = [host for host in values if host in unlike.values()][:2]
         return f"{' and '.join(pair)}: {{name}} differs between hosts: set it once for all of {{service}}."
@@ -647,7 +649,7 @@ def table_key(situation: Situation) -> Iterator[str]:
 @rule()
 def patroni_timers(situation: Situation) -> Iterator[str]:
     """A slow store must not demote a healthy primary: loop_wait + 2 * retry_timeout <= ttl, ttl >= 20 (Patroni)."""
-    names = ("postgres_patroni_ttl", "postgres_patroni_loop_wait", "postgres_patroni_retry_timeout")
+    names = ("postgres_ttl", "postgres_loop_wait", "postgres_retry_timeout")
     for host in dict.fromkeys(situation.members("postgres")):
         values = situation.variables.get(host, {})
         seconds = []
@@ -658,11 +660,11 @@ def patroni_timers(situation: Situation) -> Iterator[str]:
         if ttl is None or wait is None or retry is None:
             continue
         if ttl < 20:  # noqa: PLR2004 - Patroni's own floor
-            yield f"{host}: postgres_patroni_ttl {ttl:g} is below 20, the least that Patroni takes: raise it."
+            yield f"{host}: postgres_ttl {ttl:g} is below 20, the least that Patroni takes: raise it."
         if wait + 2 * retry > ttl:
             yield (
-                f"{host}: postgres_patroni_loop_wait {wait:g} + 2 * postgres_patroni_retry_timeout {retry:g} is more "
-                f"than postgres_patroni_ttl {ttl:g}: raise the ttl or lower the others."
+                f"{host}: postgres_loop_wait {wait:g} + 2 * postgres_retry_timeout {retry:g} is more "
+                f"than postgres_ttl {ttl:g}: raise the ttl or lower the others."
             )
 
 

@@ -68,8 +68,14 @@ addresses:
   type: list
   elements: str
   returned: always
+hardware:
+  description: The hardware addresses of the host's interfaces.
+  type: list
+  elements: str
+  returned: always
 answering:
-  description: Whether somebody answers for each probed address; null where one cannot ask.
+  description: >-
+    The hardware address that answers for each probed address, an empty text where none does, null where one cannot ask.
   type: dict
   returned: always
 time_daemons:
@@ -158,11 +164,11 @@ def time_daemons(processes: Path = Path("/proc")) -> list[str]:
     return sorted(found)
 
 
-def interfaces_of(listing: str) -> dict[str, str]:
-    """Each address and its interface, from `ip -json address show`."""
+def interfaces_of(listing: list[dict[str, Any]]) -> dict[str, str]:
+    """Each address and its interface, from what `ip -json address show` lists."""
     return {
         str(entry["local"]): str(interface["ifname"])
-        for interface in json.loads(listing)
+        for interface in listing
         for entry in interface.get("addr_info", [])
         if "local" in entry
     }
@@ -175,17 +181,17 @@ def arp_request(address: str, hardware: bytes) -> bytes:
     return head + fixed + hardware + b"\0" * 4 + b"\0" * 6 + socket.inet_aton(address)
 
 
-def arp_reply_from(frame: bytes) -> str | None:
-    """Whose address an ARP reply announces; None for any other frame."""
+def arp_reply_from(frame: bytes) -> tuple[str, str] | None:
+    """The address and the hardware address that an ARP reply announces; None for any other frame."""
     if len(frame) < 42 or frame[12:14] != struct.pack("!H", _ETHERTYPE_ARP):  # noqa: PLR2004 - header and body
         return None
     if struct.unpack("!H", frame[20:22])[0] != _ARP_REPLY:
         return None
-    return socket.inet_ntoa(frame[28:32])
+    return socket.inet_ntoa(frame[28:32]), frame[22:28].hex(":")
 
 
-def answers(address: str, interface: str) -> bool | None:
-    """Whether somebody on the link answers for an IPv4 address; None without the right to ask."""
+def who_has(address: str, interface: str) -> str | None:
+    """The hardware address that answers on the link for an IPv4 address, or none; None without the right to ask."""
     try:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETHERTYPE_ARP)) as link:
             link.bind((interface, _ETHERTYPE_ARP))
@@ -199,20 +205,21 @@ def answers(address: str, interface: str) -> bool | None:
                         frame = link.recv(2048)
                     except TimeoutError:
                         break
-                    if arp_reply_from(frame) == address:
-                        return True
+                    reply = arp_reply_from(frame)
+                    if reply is not None and reply[0] == address:
+                        return reply[1]
     except OSError:
         return None
-    return False
+    return ""
 
 
-def probe(wanted: list[dict[str, str]], interfaces: dict[str, str] | None) -> dict[str, bool | None]:
+def probe(wanted: list[dict[str, str]], interfaces: dict[str, str] | None) -> dict[str, str | None]:
     """Ask for each address on the interface of its source."""
-    results: dict[str, bool | None] = {}
+    results: dict[str, str | None] = {}
     for one in wanted:
         interface = (interfaces or {}).get(one["source"])
         possible = interface is not None and ":" not in one["address"]
-        results[one["address"]] = answers(one["address"], str(interface)) if possible else None
+        results[one["address"]] = who_has(one["address"], str(interface)) if possible else None
     return results
 
 
@@ -234,16 +241,18 @@ def main() -> None:
         supports_check_mode=True,
     )
     ip = module.get_bin_path("ip")
-    interfaces = None
+    links = None
     if ip:
         code, listing, _ = module.run_command([ip, "-json", "address", "show"])
-        interfaces = interfaces_of(listing) if code == 0 else None
+        links = json.loads(listing) if code == 0 else None
+    interfaces = None if links is None else interfaces_of(links)
     limits = [Path(path).read_text(encoding="ascii") for path in CGROUP_LIMITS if Path(path).is_file()]
     module.exit_json(
         changed=False,
         memory_mb=memory_mb(Path("/proc/meminfo").read_text(encoding="ascii"), limits),
         filesystems={path: filesystem_of(Path(path)) for path in module.params["paths"]},
         addresses=None if interfaces is None else sorted(interfaces),
+        hardware=sorted({link["address"] for link in links or [] if "address" in link}),
         answering=probe(module.params["probes"], interfaces),
         time_daemons=time_daemons(),
     )

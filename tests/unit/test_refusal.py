@@ -35,7 +35,8 @@ CASES = sorted(path.stem for path in FIXTURES.glob("*.yml") if path.stem != "bas
 HEALTHY: dict[str, Any] = {
     "memory_mb": 8192,
     "addresses": ["127.0.0.1"],
-    "answering": {},
+    "hardware": ["02:00:00:00:00:99"],
+    "answering": {"192.0.2.100": ""},
     "time_daemons": ["systemd-timesyncd"],
     "clock": {"minimum": -0.05, "maximum": 0.04},
     "filesystems": {
@@ -152,13 +153,20 @@ def test_replacing_a_dead_member_is_only_warned_of() -> None:
 
 
 def test_a_live_site_holds_its_own_vip() -> None:
-    answering = {"answering": {"192.0.2.100": True}}
+    answering = {"answering": {"192.0.2.100": "02:00:00:00:00:02"}}
     live = {"states": {"lb1": answering, "lb2": {"addresses": ["192.0.2.12", "192.0.2.100"]}}}
     assert messages(situation_of(live)) == []
 
 
+def test_a_vip_that_moves_while_the_balancers_are_asked_is_still_the_sites_own() -> None:
+    """lb1 is asked before it takes the VIP over from lb2, and lb2 after: neither says that it holds it."""
+    answering = {"answering": {"192.0.2.100": "02:00:00:00:00:01"}}
+    moving = {"states": {"lb1": {"hardware": ["02:00:00:00:00:01"]}, "lb2": answering}}
+    assert messages(situation_of(moving)) == []
+
+
 def test_a_vip_may_be_held_by_the_balancer_that_was_not_asked() -> None:
-    answering = {"answering": {"192.0.2.100": True}}
+    answering = {"answering": {"192.0.2.100": "02:00:00:00:00:02"}}
     assert messages(situation_of({"states": {"lb1": answering, "lb2": None}, "run": ["lb1"]})) == []
     assert messages(situation_of({"states": {"lb1": answering, "lb2": {"addresses": None}}})) == []
 
