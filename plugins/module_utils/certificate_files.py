@@ -185,7 +185,7 @@ class Pair:
         if create and not path.is_symlink() and not path.exists():
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             path.mkdir(mode=0o700)
-            os.chown(path, 0, owner.gid, follow_symlinks=False)
+            os.chown(path, os.geteuid(), owner.gid, follow_symlinks=False)
             path.chmod(DIRECTORY_MODE)
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.pki_site import Site, item, want
@@ -65,6 +65,7 @@ def certificates(draw: Any) -> Made:
     return Made(cert.public_bytes(serialization.Encoding.DER), cert, dns, set(map(str, ip)), usages, authority)
 
 
+@settings(deadline=None)
 @given(certificates())
 def test_reads_what_cryptography_wrote(made: Made) -> None:
     read = subject.read(made.der)
@@ -84,6 +85,7 @@ def test_reads_what_cryptography_wrote(made: Made) -> None:
 POSITION = st.integers(0, 4095)  # of any length: a signature is a byte longer or shorter each time
 
 
+@settings(deadline=None)
 @given(certificates(), st.lists(st.tuples(POSITION, st.integers(0, 255)), min_size=1, max_size=4), POSITION)
 def test_a_damaged_certificate_is_an_error_and_not_a_crash(made: Made, damage: list[tuple[int, int]], cut: int) -> None:
     damaged = bytearray(made.der)
@@ -102,6 +104,7 @@ def test_noise_is_no_certificate(noise: bytes) -> None:
         subject.read(noise)
 
 
+@settings(deadline=None)
 @given(certificates())
 def test_pem_and_back(made: Made) -> None:
     text = subject.as_pem(made.der)

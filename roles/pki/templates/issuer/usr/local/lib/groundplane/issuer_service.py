@@ -7,7 +7,7 @@ A client that TLS has verified gets a new certificate for the identity it alread
 `issuer.py`. Keys and certificates come as files that systemd has opened (`OpenFile=`), so that the service's user may
 read none of them. Each answer is one JSON line in the journal.
 
-No client can hold the service: a connection ends after `DEADLINE` however slowly it sends, bodies are short, and
+No client can hold the service: a connection ends after `--deadline` however slowly it sends, bodies are short, and
 connections are few in all and fewer for one address.
 """
 
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-DEADLINE = 15.0  # seconds for a connection, from accept to close
+DEADLINE = 15.0  # seconds for a connection, from accept to close, unless told otherwise
 FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 MAXIMUM_BODY = 16384  # bytes; a request with a hundred names is under 8 KiB
 MAXIMUM_CONNECTIONS = 64
@@ -129,7 +129,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
     connection: ssl.SSLSocket
     server_version = "groundplane-issuer"
     sys_version = ""
-    timeout = DEADLINE
 
     def do_GET(self) -> None:
         """The CAs in use (RFC 7030, 4.1)."""
@@ -215,6 +214,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+        self.linger()
+
+    def linger(self) -> None:
+        """Take what the client still sends, within limits: closing before would reset the answer away from it."""
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(1)
+            for _ in range(16):
+                if not self.connection.recv(MAXIMUM_BODY):
+                    return
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Nothing: `audit` has said it."""
@@ -227,9 +236,10 @@ class Service(http.server.ThreadingHTTPServer):
     request_queue_size = MAXIMUM_CONNECTIONS
     families: ClassVar[dict[bool, socket.AddressFamily]] = {True: socket.AF_INET6, False: socket.AF_INET}
 
-    def __init__(self, address: tuple[str, int], settings: Settings) -> None:
+    def __init__(self, address: tuple[str, int], settings: Settings, deadline: float) -> None:
         """Listen."""
         self.settings = settings
+        self.deadline = deadline
         self.address_family = self.families[":" in address[0]]
         self._open: collections.Counter[str] = collections.Counter()
         self._lock = threading.Lock()
@@ -246,11 +256,11 @@ class Service(http.server.ThreadingHTTPServer):
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Handshake, one request, close; all of it before the deadline."""
         control = request.dup()  # TLS takes the descriptor over; this one is left to end the connection with
-        clock = threading.Timer(DEADLINE, cut, [control])
+        clock = threading.Timer(self.deadline, cut, [control])
         clock.daemon = True
         clock.start()
         try:
-            request.settimeout(DEADLINE)
+            request.settimeout(self.deadline)
             with self.settings.context.wrap_socket(request, server_side=True) as wrapped:
                 self.finish_request(wrapped, client_address)
         except (OSError, ValueError) as error:
@@ -291,13 +301,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--life", required=True, help="of a certificate, such as 30d")
     parser.add_argument("--grants", type=Path, required=True, help="directory of what each host may ask for")
+    parser.add_argument("--deadline", type=float, default=DEADLINE, help="seconds for a connection")
     options = parser.parse_args(arguments)
     try:
         settings = Settings.load(files_given(), options.grants, seconds(options.life))
     except (KeyError, OSError, ValueError) as error:
         sys.exit(f"not started: {error!r}")
     signal.signal(signal.SIGTERM, stop)
-    with Service((options.address, options.port), settings) as service:
+    with Service((options.address, options.port), settings, options.deadline) as service:
         audit("listening", address=options.address, port=service.server_address[1])
         ready()
         service.serve_forever()
