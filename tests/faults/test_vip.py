@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a client of a virtual address notices when its holder fails: each drill asks the database behind it 50 times a second."""
+"""What a client of a virtual address notices when its holder fails: it asks the database behind it 50 times a second."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from tests.faults.drill import RUNS, HostProbe, frozen, holders, publish, summary, wait_for
 
 if TYPE_CHECKING:

@@ -217,15 +217,20 @@ class TestDefaults:
         assert contract.load(ROLE / "meta/service.yml").service == "load_balancer"
 
 
+def program(name: str) -> Any:
+    """A program that the role installs, as a module."""
+    spec = importlib.util.spec_from_file_location(name, TREE / f"usr/local/lib/groundplane/{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 class TestHealthScript:
     @pytest.fixture
     def answers(self) -> Any:
-        spec = importlib.util.spec_from_file_location("health", TREE / "usr/local/lib/groundplane/haproxy_health.py")
-        assert spec
-        assert spec.loader
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module.answers
+        return program("haproxy_health").answers
 
     @pytest.fixture
     def server(self, tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
@@ -264,3 +269,44 @@ class TestHealthScript:
 
     def test_no_process_is_not_well(self, answers: Any, tmp_path: Path) -> None:
         assert answers(str(tmp_path / "nothing.sock"), 0.1) is False
+
+
+STATE = """1
+# be_id be_name srv_id srv_name srv_addr srv_op_state ...
+5 database_primary 1 db1 10.1.3.11 2 0 1 1 4 15 3 3 6 0 0 0 - 6432 - 0 8008 10.1.3.11 10.1.3.11 8008
+5 database_primary 2 db2 10.1.3.12 0 0 1 1 3 17 2 0 6 0 0 0 - 6432 - 0 8008 10.1.3.12 10.1.3.12 8008
+
+"""
+
+
+class TestStateOverReload:
+    """What the old process knows is passed on, but never overrides the configuration that the reload is for."""
+
+    @staticmethod
+    def kept(configuration: str) -> dict[str, list[str]]:
+        lines = program("haproxy_state").select(STATE, configuration).splitlines()
+        assert lines[0] == "1"
+        return {line.split()[3]: line.split() for line in lines[2:] if line}
+
+    def test_members_keep_their_state(self) -> None:
+        kept = self.kept(render("etc/haproxy/haproxy.cfg"))
+        assert {name: line[5] for name, line in kept.items()} == {"db1": "2", "db2": "0"}
+
+    def test_where_to_check_comes_from_the_configuration(self) -> None:
+        for line in self.kept(render("etc/haproxy/haproxy.cfg")).values():
+            assert line[21:] == ["0", "-", "-", "0"]
+
+    def test_a_member_that_moves_is_not_known(self) -> None:
+        configuration = render("etc/haproxy/haproxy.cfg").replace("10.1.3.12:6432", "10.1.3.12:5432")
+        assert list(self.kept(configuration)) == ["db1"]
+
+    def test_a_member_that_leaves_is_not_known(self) -> None:
+        configuration = re.sub(r"^ +server db1 .*$", "", render("etc/haproxy/haproxy.cfg"), flags=re.MULTILINE)
+        assert list(self.kept(configuration)) == ["db2"]
+
+    def test_without_an_answer_no_old_state_stays(self, tmp_path: Path) -> None:
+        file = tmp_path / "state"
+        file.write_text(STATE)
+        with pytest.raises(FileNotFoundError):
+            program("haproxy_state").keep(str(tmp_path / "nothing.sock"), str(file), str(file))
+        assert not file.exists()
