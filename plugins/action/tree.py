@@ -171,7 +171,8 @@ class TaskRenderer:
             raise AnsibleActionFail(f"{path}: {source} cannot be rendered: {error}") from error
         if text is None:
             return ""
-        if not isinstance(text, str):
+        # A template that is a single expression gives the value itself.
+        if not isinstance(text, (str, int, float)):
             raise TreeError(f"{path}: {source} renders to {type(text).__name__}, not to text; use to_nice_json")
         return str(text)
 

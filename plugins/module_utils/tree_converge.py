@@ -363,9 +363,12 @@ class Converger:
             except OSError as error:
                 self.outcome.warnings.append(f"{path}: what was kept of the old state is still there: {error.strerror}")
         for path in sorted(self._touched):
-            descriptor = self.directories.open(path)
-            if descriptor is not None:
-                os.fsync(descriptor)
+            try:
+                descriptor = self.directories.open(path)
+                if descriptor is not None:
+                    os.fsync(descriptor)
+            except OSError as error:
+                self.outcome.warnings.append(f"{path}: may not be on disk yet: {error.strerror}")
 
     def close(self) -> None:
         """Close all descriptors."""

@@ -189,8 +189,9 @@ def _content(
     if declared.get("content") is not None:
         if declared.get("template") is not None:
             raise TreeError(f"{path}: content and template exclude each other")
-        # Not for everything that has a text form: a dictionary's would be Python's, which no program reads.
-        if not isinstance(declared["content"], str):
+        # Text, or a number that a variable held. Not all that has a text form: a dictionary's would be Python's own,
+        # and so would true and false.
+        if not isinstance(declared["content"], (str, int, float)) or isinstance(declared["content"], bool):
             kind = type(declared["content"]).__name__
             raise TreeError(f"{path}: content must be text, not {kind}; use to_nice_json or to_nice_yaml")
         return str(declared["content"]).encode(), defaults.mode

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Side-by-side timing of plays.
 
-Two ways to one end are run in turn, in the same minutes, on the same host, so that a busy machine slows both. Of each wall
-time the wall time of a play without tasks is taken off: starting Ansible is not what is compared.
+Two ways to one end are run in turn, in the same minutes, on the same host, so that a busy machine slows both. Of each
+wall time the wall time of a play without tasks is taken off: starting Ansible is not what is compared.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ import statistics
 import subprocess
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
 from tests.lab import ROOT, Lab
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EMPTY = "- hosts: {host}\n  gather_facts: false\n  tasks: []\n"
 

@@ -6,10 +6,14 @@ from __future__ import annotations
 
 import random
 import statistics
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
-from tests.bench.conftest import Stopwatch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.bench.conftest import Stopwatch
 
 FILES = 50
 ROUNDS = 3
@@ -95,9 +99,8 @@ def test_tree_is_faster_than_builtin_tasks(stopwatch: Stopwatch, tmp_path: Path)
     print()
     for name in stopwatch.seconds:
         if name not in ("warm", "empty"):
-            print(
-                f"{name}: {statistics.median(stopwatch.net(name)):.2f} s (median of {ROUNDS}, start of Ansible taken off)"
-            )
+            seconds = statistics.median(stopwatch.net(name))
+            print(f"{name}: {seconds:.2f} s (median of {ROUNDS}, start of Ansible taken off)")
     unchanged = stopwatch.ratio("builtin, unchanged", "tree, unchanged")
     first = stopwatch.ratio("builtin, first write", "tree, first write")
     print(f"tree is {unchanged:.0f} times faster when nothing changes and {first:.0f} times on the first write")
