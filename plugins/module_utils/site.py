@@ -368,17 +368,11 @@ class Site:
     def _forward(self, router: str, flows: Iterable[Flow]) -> list[Plain]:
         """The flows between two networks of a router, as few rules as their equal ends allow."""
         legs = self.hosts[router].addresses
-        routers = set(self.groups.get(ROUTER, ()))
         crossing: dict[tuple[str, str, int], set[tuple[str, str]]] = defaultdict(set)
         names: dict[tuple[str, str, int, str], set[str]] = defaultdict(set)
         for flow in flows:
             ends = {flow.client_network, flow.server_network}
-            if (
-                flow.protocol == "vrrp"
-                or len(ends) == 1
-                or not ends <= {*legs, ""}
-                or routers & {flow.client, flow.server}
-            ):
+            if len(ends) == 1 or not ends <= {*legs, ""} or router in (flow.client, flow.server):
                 continue
             key = (_family(flow.destination), flow.protocol, flow.port)
             crossing[key].add((flow.source, flow.destination))

@@ -110,6 +110,7 @@ BROKEN: list[tuple[dict[str, Any], list[str]]] = [
     ({"endpoints": [{**ENDPOINT, "members": "leader"}]}, ["endpoints[0].check: missing, and members: leader needs one"]),
     ({"endpoints": [{**ENDPOINT, "tls": "none"}]}, ["endpoints[0].reason: missing, and tls: none needs one"]),
     ({"endpoints": [ENDPOINT, {**ENDPOINT, "name": "b"}]}, ["endpoints[1]: the same public 443 as endpoints[0]"]),
+    ({"listens": [{**LISTEN, "protocol": "udp"}], "endpoints": [ENDPOINT]}, ["endpoints[0].listen: 'api' is not a TCP listen"]),
     ({"metrics": [{"listen": "metrics"}]}, ["metrics[0].listen: no listen is named 'metrics'"]),
     ({"quorum": {"minimum": 3}}, ["quorum.engine: missing"]),
     ({"quorum": {"minimum": 3, "odd": "yes", "engine": "etcd"}}, ["quorum.odd: 'yes' is not true or false"]),

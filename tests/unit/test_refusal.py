@@ -194,13 +194,31 @@ def test_a_machine_shows_a_little_less_memory_than_it_was_sold_with() -> None:
     assert messages(situation_of({"states": {"data2": {"memory_mb": 714}}})) != []
 
 
+def test_a_full_disk_does_not_stop_runs_on_what_filled_it() -> None:
+    full = {"size_gb": 40.0, "free_gb": 0.1, "populated": True}
+    state = {"filesystems": {"/var/lib/etcd": full, "/var/lib/postgresql": full}}
+    assert messages(situation_of({"states": {"data2": state}})) == []
+
+
+@pytest.mark.parametrize(("address", "good"), [("192.0.2.0", False), ("192.0.2.127", False), ("192.0.2.1", True)])
+def test_the_first_and_the_last_address_of_a_subnet_are_no_hosts(address: str, good: bool) -> None:
+    change = {"inventory": {"all": {"hosts": {"lb2": {"host_addresses": {"private": address}}}}}}
+    assert (messages(situation_of(change)) == []) is good
+
+
+def test_both_addresses_of_a_point_to_point_link_are_hosts() -> None:
+    link = {"link": {"subnet": "198.51.100.0/31", "gateway": "198.51.100.1"}}
+    change = {"vars": {"site_networks": link}, "hosts": {"lb2": {"host_addresses": {"link": "198.51.100.0"}}}}
+    assert messages(situation_of({"inventory": {"all": change}})) == []
+
+
 def test_two_names_behind_one_address_with_ports_of_their_own_are_two_machines() -> None:
     hosts = {f"data{n}": {"ansible_host": "127.0.0.1", "ansible_port": 2200 + n} for n in (1, 2, 3)}
     assert messages(situation_of({"inventory": {"all": {"hosts": hosts}}})) == []
 
 
 def test_variables_of_other_people_and_internals_are_left_alone() -> None:
-    others = {"my_company_rack": 7, "ansible_port": 22, "lab_directory": "/x", "__postgres_x": 1, "molecule_yml": {}}
+    others = {"my_company_rack": 7, "ansible_port": 22, "lab_directory": "/x", "_postgres_ttl": 1, "molecule_yml": {}}
     assert messages(situation_of({"inventory": {"all": {"vars": others}}})) == []
 
 

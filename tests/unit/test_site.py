@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_collections.groundplane.onprem.plugins.module_utils.contract import Contract, load
-from ansible_collections.groundplane.onprem.plugins.module_utils.site import Site, SiteError
+from ansible_collections.groundplane.onprem.plugins.module_utils.site import Site, SiteError, _products
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -171,6 +171,35 @@ def test_a_router_forwards_what_crosses_its_networks_in_few_rules() -> None:
         "host.ssh. 10.0.4.10 > 10.0.2.11,10.0.2.12,10.0.3.11,10.0.3.12,10.0.3.13 tcp/2222",
         "postgres.pooler+postgres.rest. 10.0.2.11,10.0.2.12 > 10.0.3.11,10.0.3.12,10.0.3.13 tcp/6432,8008",
     ]
+
+
+def test_what_a_router_opens_or_answers_itself_is_not_forwarded_by_it_but_by_another() -> None:
+    own = {"name": "updates", "to": "any", "ports": [443], "reason": "r"}
+    site = example(router=contract("router", listens=[listen("ssh", 22, "any", network="any")], egress=[own]))
+    addresses = set(site.hosts["router1"].addresses.values())
+    for rule in site.firewall("router1")["forward"]:
+        assert not addresses & {*rule["sources"], *rule["destinations"]}
+    second = replace(site, groups={**site.groups, "router": ["router1", "bastion1"]})
+    assert "router.updates. 10.0.4.254 > 0.0.0.0/0 tcp/443" in brief(second.firewall("bastion1")["forward"])
+
+
+def test_balancers_without_a_network_in_common_have_no_vrrp() -> None:
+    site = example()
+    apart = {**site.hosts, "lb2": replace(site.hosts["lb2"], addresses={"public": "10.0.1.12"}, primary="public")}
+    apart["lb1"] = replace(site.hosts["lb1"], addresses={"private": "10.0.2.11"})
+    assert not [flow for flow in replace(site, hosts=apart).flows() if flow.protocol == "vrrp"]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "count"),
+    [("ax bx cx", 1), ("ax ay az", 1), ("ax by az bz", 2), ("ax bx ay cy", 2), ("ax bx ay by", 1)],
+)
+def test_pairs_become_few_products(pairs: str, count: int) -> None:
+    ends = dict(zip("abcxyz", (f"10.0.0.{number}" for number in range(1, 7)), strict=True))
+    wanted = {(ends[one[0]], ends[one[1]]) for one in pairs.split()}
+    products = _products(wanted)
+    assert len(products) == count
+    assert {pair for sources, destinations in products for pair in itertools.product(sources, destinations)} == wanted
 
 
 def test_what_the_load_balancer_serves() -> None:
