@@ -191,33 +191,31 @@ class Directory:
         return True
 
 
-def roll(directory: Directory, step: str, common_name: str, life: int) -> bool:
-    """Take one step of an exchange of the root; whether something had to be done.
+def roll(directory: Directory, step: str, common_name: str, life: int, *, check: bool) -> bool:
+    """Take one step of an exchange of the root; whether something had, or in check mode has, to be done.
 
     Raises:
         RefusedError: when the step before was not taken.
     """
     following, previous = directory.authority("next"), directory.authority("previous")
     if step == "prepare":
-        if following or previous:
-            return False
-        directory.make("next", f"{common_name} {dt.datetime.now(dt.UTC):%Y-%m-%d}", life)
-        return True
+        needed = not following and not previous
+        if needed and not check:
+            directory.make("next", f"{common_name} {dt.datetime.now(dt.UTC):%Y-%m-%d}", life)
+        return needed
     if step == "switch":
-        if previous and not following:
-            return False
-        if not following:
+        if not following and not previous:
             raise RefusedError("there is no next root: take the step prepare first and run the site")
-        if directory.authority("root"):
-            directory.move("root", "previous")
-        directory.move("next", "root")
-        return True
+        if following and not check:
+            if directory.authority("root"):
+                directory.move("root", "previous")
+            directory.move("next", "root")
+        return bool(following)
     if following:
         raise RefusedError("the next root does not sign yet: take the step switch first and rotate all certificates")
-    if not previous:
-        return False
-    directory.move("previous", f"retired-{previous.certificate.serial_number:x}")
-    return True
+    if previous and not check:
+        directory.move("previous", f"retired-{previous.certificate.serial_number:x}")
+    return bool(previous)
 
 
 def ensure(params: dict[str, Any], warn: Callable[[str], None], *, check: bool) -> dict[str, Any]:
@@ -231,7 +229,7 @@ def ensure(params: dict[str, Any], warn: Callable[[str], None], *, check: bool) 
     life = seconds(params["life"])
     changed = False
     if params["rollover"]:
-        changed = check or roll(directory, params["rollover"], params["common_name"], life)
+        changed = roll(directory, params["rollover"], params["common_name"], life, check=check)
     root = directory.authority("root")
     if root is None:
         if directory.trusted() or directory.anchors.exists():
