@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import secrets
 import string
 from collections.abc import Mapping
@@ -314,3 +315,22 @@ def test_no_sentence_repeats_a_secret(value: str) -> None:
     found = messages(situation_of(case))
     assert found
     assert not any(marked in message for message in found)
+
+
+# ---------------------------------------------------------------------------------------------------------- the runbook
+
+
+def test_the_runbook_is_what_the_rules_and_their_examples_say() -> None:
+    """`GROUNDPLANE_WRITE=1 pytest tests/unit/test_refusal.py -k runbook` writes its table anew."""
+    rows = []
+    for rule in RULES:
+        case = next(name for name in CASES if name.partition("-")[0] == rule.name)
+        why = " ".join(str(rule.check.__doc__).split())
+        sentence = load(case)["says"][0].replace("|", "\\|")
+        rows.append(f"| `{rule.name}` | {why} | {sentence} | {'warns' if rule.repairable else 'refuses'} |")
+    path = Path(__file__).parents[2] / "docs" / "runbooks" / "refusals.md"
+    head, line, _ = path.read_text().partition("|---|---|---|---|\n")
+    page = head + line + "\n".join(rows) + "\n"
+    if os.environ.get("GROUNDPLANE_WRITE"):
+        path.write_text(page)
+    assert path.read_text() == page
