@@ -14,12 +14,11 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.contract import
     discover,
     roles_directories,
 )
+from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import CLOCK_LIMIT
 from ansible_collections.groundplane.onprem.plugins.module_utils.site import LOAD_BALANCER
 
 MODULE = "groundplane.onprem.host_state"
 SAMPLES = 3
-GOOD_ENOUGH = 0.1
-"""Seconds of round trip after which no better one is sought."""
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -83,6 +82,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             except ValueError:
                 return None
             minimum, maximum = max(minimum, theirs - received), min(maximum, theirs - sent)
-            if received - sent < GOOD_ENOUGH:
-                break
+            if max(-minimum, maximum) <= CLOCK_LIMIT or max(minimum, -maximum) > CLOCK_LIMIT:
+                break  # certain either way: a better round trip would not change the verdict
         return {"minimum": round(minimum, 3), "maximum": round(maximum, 3)}

@@ -69,7 +69,7 @@ addresses:
   elements: str
   returned: always
 hardware:
-  description: The hardware addresses of the host's interfaces.
+  description: The hardware addresses of the host's Ethernet interfaces.
   type: list
   elements: str
   returned: always
@@ -252,7 +252,7 @@ def main() -> None:
         memory_mb=memory_mb(Path("/proc/meminfo").read_text(encoding="ascii"), limits),
         filesystems={path: filesystem_of(Path(path)) for path in module.params["paths"]},
         addresses=None if interfaces is None else sorted(interfaces),
-        hardware=sorted({link["address"] for link in links or [] if "address" in link}),
+        hardware=sorted({link["address"] for link in links or [] if link.get("link_type") == "ether"}),
         answering=probe(module.params["probes"], interfaces),
         time_daemons=time_daemons(),
     )
