@@ -118,6 +118,7 @@ attributes:
     description: Changes nothing when kernel, file and boot state are as wanted.
     support: full
 notes:
+  - Where C(nft) is missing, Debian's package C(nftables) is installed first.
   - Connections that exist when a flow is withdrawn live on until they are closed; new ones are denied at once.
 author: groundplane contributors
 """
@@ -284,7 +285,7 @@ class Firewall:
         if self.module.check_mode or self.module.params["step"] == "compare" or not result["changed"]:
             return result
         if self.nft is None:
-            self.module.fail_json(msg="nft is missing: install the package nftables")
+            self.module.fail_json(msg="nft is missing: install the package nftables", nft_missing=True)
         if result["kernel_changed"]:
             result["token"] = self._load(before)
         else:
