@@ -318,7 +318,7 @@ class PatroniState:
     def fault(self, member: PatroniMember, lag_limit: int) -> str:
         """Why that member could not carry the cluster; empty when it could."""
         if member.health is not Health.SERVING:
-            return member.cause or f"PostgreSQL is {member.state or member.health}"
+            return f"does not run PostgreSQL ({member.cause or member.state or member.health})"
         if member.leader:
             return ""
         if not member.streaming:
@@ -398,11 +398,15 @@ def _decide_patroni_standby(state: PatroniState, member: PatroniMember, wish: Wi
         return _never(f"{title} cannot lose {member.name}: {_too_few(state, len(left))}")
     if state.mode == "quorum" and sum(other.sync for other in left) < state.wanted:
         return _wait(f"{title} cannot lose {member.name} now: the others are not in the quorum yet")
-    return Verdict(True, Action.RESTART, f"{title} keeps its leader and {len(left)} standbys without {member.name}")
+    return Verdict(True, Action.RESTART, f"{title} keeps its leader and {_standbys(len(left))} without {member.name}")
 
 
 def _too_few(state: PatroniState, left: int) -> str:
-    return f"each commit waits for {state.wanted} standbys and {left} would be left"
+    return f"each commit waits for {_standbys(state.wanted)} and {left} would be left"
+
+
+def _standbys(count: int) -> str:
+    return f"{count} standby" if count == 1 else f"{count} standbys"
 
 
 def successor_patroni(state: PatroniState, lag_limit: int, candidate: str = "") -> str:

@@ -1,0 +1,116 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one PATCH that makes Patroni's dynamic configuration what is declared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.groundplane.onprem.plugins.module_utils.patroni_dynamic import merge, plan, same
+from hypothesis import given
+from hypothesis import strategies as st
+
+LIVE: dict[str, Any] = {
+    "ttl": 30,
+    "loop_wait": 10,
+    "postgresql": {"use_pg_rewind": True, "parameters": {"max_connections": "100", "jit": "off"}, "pg_hba": ["a", "b"]},
+}
+
+
+def test_what_is_as_declared_sends_nothing() -> None:
+    assert plan(LIVE, LIVE, exact=True).patch == {}
+    declared = {
+        "ttl": "30",
+        "postgresql": {"use_pg_rewind": "on", "parameters": {"max_connections": 100, "jit": False}},
+    }
+    assert plan(LIVE, declared, exact=False).patch == {}
+
+
+def test_only_what_differs_is_sent() -> None:
+    steps = plan(LIVE, {"ttl": 20, "postgresql": {"parameters": {"max_connections": 200}}}, exact=False)
+    assert steps.patch == {"ttl": 20, "postgresql": {"parameters": {"max_connections": 200}}}
+    assert steps.after["postgresql"]["parameters"] == {"max_connections": 200, "jit": "off"}
+    assert steps.undeclared == (
+        "loop_wait",
+        "postgresql.parameters.jit",
+        "postgresql.pg_hba",
+        "postgresql.use_pg_rewind",
+    )
+
+
+def test_null_removes_and_is_satisfied_by_absence() -> None:
+    declared = {"postgresql": {"parameters": {"jit": None, "work_mem": None}}}
+    steps = plan(LIVE, declared, exact=False)
+    assert steps.patch == {"postgresql": {"parameters": {"jit": None}}}
+    assert plan(steps.after, declared, exact=False).patch == {}
+
+
+def test_exact_removes_what_nobody_declares() -> None:
+    declared = {"ttl": 30, "postgresql": {"parameters": {"max_connections": 100}}}
+    steps = plan(LIVE, declared, exact=True)
+    assert steps.patch == {
+        "loop_wait": None,
+        "postgresql": {"use_pg_rewind": None, "pg_hba": None, "parameters": {"jit": None}},
+    }
+    assert steps.undeclared == ()
+
+
+def test_a_mapping_replaces_a_scalar_and_a_list_is_replaced_whole() -> None:
+    assert plan({"slots": 1}, {"slots": {}}, exact=False).patch == {"slots": {}}
+    assert plan(LIVE, {"postgresql": {"pg_hba": ["b", "a"]}}, exact=False).patch == {
+        "postgresql": {"pg_hba": ["b", "a"]}
+    }
+
+
+@pytest.mark.parametrize(
+    ("live", "declared", "equal"),
+    [
+        ("100", 100, True),
+        (True, "on", True),
+        (False, "off", True),
+        ("on", True, True),
+        (1, True, False),
+        (0.9, "0.9", True),
+        ("64MB", "64MB", True),
+        ("64MB", "65536kB", False),
+        ([1], ["1"], True),
+        ([1, 2], [1], False),
+        ({}, "", False),
+    ],
+)
+def test_what_means_the_same_is_the_same(live: object, declared: object, equal: bool) -> None:
+    assert same(live, declared) is equal
+
+
+def without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_null(item) for key, item in value.items() if item is not None}
+    return value
+
+
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(0, 9), st.sampled_from(["on", "off", "x"]), st.just([1]))
+KEYS = st.sampled_from(["a", "b", "c"])
+VALUES = st.recursive(LEAVES, lambda inner: st.dictionaries(KEYS, inner, max_size=3))
+DECLARED = st.dictionaries(KEYS, VALUES, max_size=3)
+LIVES = DECLARED.map(without_null)
+
+
+@given(LIVES, DECLARED, st.booleans())
+def test_one_patch_is_enough_and_the_second_run_sends_nothing(
+    live: dict[str, Any], declared: dict[str, Any], exact: bool
+) -> None:
+    steps = plan(live, declared, exact=exact)
+    assert merge(live, steps.patch) == steps.after
+    again = plan(steps.after, declared, exact=exact)
+    assert again.patch == {}
+    if exact:
+        assert plan(steps.after, declared, exact=False).undeclared == ()
+    else:
+        assert set(live) - set(declared) <= set(steps.after)
+
+
+@given(LIVES)
+def test_what_is_live_declared_back_is_no_change(live: dict[str, Any]) -> None:
+    steps = plan(live, live, exact=True)
+    assert (steps.patch, steps.after) == ({}, live)
