@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def processes_naming(text: str) -> list[str]:
-    """Command lines of this machine's processes that contain a text, without those of the container engine's callers."""
+    """Command lines of this machine's processes that contain a text, without our own callers."""
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
         try:
