@@ -15,9 +15,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pytest
+
 from ansible_collections.groundplane.onprem.plugins.module_utils.contract import discover
 from ansible_collections.groundplane.onprem.plugins.module_utils.site import Flow, Site
-
 from tests.lab import ROOT
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+
 from ansible_collections.groundplane.onprem.plugins.modules import firewall
 
 if TYPE_CHECKING:

@@ -9,6 +9,9 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from ansible_collections.groundplane.onprem.plugins.module_utils import nftables
 from ansible_collections.groundplane.onprem.plugins.module_utils.nftables import (
     DropLog,
@@ -21,8 +24,6 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.nftables import
     irreducible,
     render,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 if TYPE_CHECKING:
     import random
