@@ -13,7 +13,7 @@ author: The groundplane maintainers (@groundplane)
 description:
   - The container engine of a lab turns on IPv4 forwarding and leaves packet filter chains behind when it is killed.
     This module writes down what was there before the lab, once, and restores exactly that when the lab is gone.
-  - With O(state=recorded) it also refuses a machine that cannot carry the lab: another lab holds its subnets or its port.
+  - With O(state=recorded) it also refuses a machine that cannot carry the lab, since another holds its subnets or port.
 attributes:
   check_mode:
     support: full

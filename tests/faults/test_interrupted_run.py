@@ -38,7 +38,7 @@ def changes(seed: int) -> str:
 
 
 def kill_at_task(lab: Lab, number: int, variables: str, log: Path) -> str:
-    """Start the site's run and end it by SIGKILL, forks and all, when its task `number` begins; returns the task's name."""
+    """Start the site's run, kill it and its forks when task `number` begins, and return that task's name."""
     command = ["ansible-playbook", "-i", str(lab.inventory), "playbooks/site.yml", "-e", variables]
     with (
         log.open("w") as output,

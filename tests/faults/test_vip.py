@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a client of a virtual address notices when its holder fails: it asks the database behind it 50 times a second."""
+"""What a client of a virtual address notices when its holder fails, asking the database behind it 50 times a second."""
 
 from __future__ import annotations
 
