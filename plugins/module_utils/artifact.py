@@ -1,0 +1,326 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files that no Debian package brings: declared by version and checksum, verified before anybody can fetch or run them.
+
+An artifact has up to two origins. `upstream` is a release: a URL, and its SHA-256 in the inventory. `modules` is a file
+built from package registries, in a bundle on the controller whose `SHA256SUMS` is its checksum. Runs on both sides;
+standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import posixpath
+import re
+import ssl
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+ORIGINS = ("upstream", "modules")
+SUMS = "SHA256SUMS"
+FILES = "files"
+WHEELS = "wheels"
+KEYS = frozenset({"name", "version", "destination", "url", "sha256", "path"})
+
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)\Z")
+_CHUNK = 1024 * 1024
+TIMEOUT_SECONDS = 60
+
+
+class ArtifactError(Exception):
+    """An artifact cannot be had as declared; the text begins with its name."""
+
+
+class UnreachableError(ArtifactError):
+    """An origin does not answer or does not have the file. Another origin may; a wrong file is never this."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One declared file.
+
+    Attributes:
+        name: what roles and messages call it.
+        version: which release it is.
+        destination: path below the mirror's root, beginning with `files/` or `wheels/`.
+        url: where the release is; empty without the origin `upstream`.
+        sha256: checksum of what is at `url`, hexadecimal.
+        path: file in the bundle; empty without the origin `modules`.
+    """
+
+    name: str
+    version: str
+    destination: str
+    url: str = ""
+    sha256: str = ""
+    path: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name and version, for messages."""
+        return f"{self.name} {self.version}"
+
+
+def parse(declared: object) -> list[Artifact]:
+    """Read the inventory's list.
+
+    Raises:
+        ArtifactError: an entry is incomplete, or two entries are at odds; says which.
+    """
+    if not isinstance(declared, (list, tuple)):
+        raise ArtifactError("artifacts: is not a list")
+    artifacts = [_parse_one(raw, index) for index, raw in enumerate(declared)]
+    for field in ("name", "destination"):
+        seen: dict[str, Artifact] = {}
+        for artifact in artifacts:
+            value = getattr(artifact, field)
+            if value in seen:
+                raise ArtifactError(f"{artifact.label}: has the {field} of {seen[value].label}, {value}")
+            seen[value] = artifact
+    return artifacts
+
+
+def _parse_one(raw: object, index: int) -> Artifact:
+    if not isinstance(raw, dict):
+        raise ArtifactError(f"artifacts[{index}]: is not a dictionary")
+    label = str(raw.get("name") or f"artifacts[{index}]")
+    unknown = sorted(set(raw) - KEYS)
+    if unknown:
+        raise ArtifactError(f"{label}: unknown key {', '.join(map(str, unknown))}; known are {', '.join(sorted(KEYS))}")
+    values = {key: str(value) for key, value in raw.items() if value is not None}
+    for key in ("name", "version", "destination"):
+        if not values.get(key):
+            raise ArtifactError(f"{label}: has no {key}")
+    artifact = Artifact(**values)
+    _check_destination(artifact)
+    if artifact.path and (artifact.path != posixpath.normpath(artifact.path) or artifact.path[0] in "/."):
+        raise ArtifactError(f"{artifact.label}: path {artifact.path} is no plain path below the bundle")
+    if not artifact.url and not artifact.path:
+        raise ArtifactError(f"{artifact.label}: has neither a url nor a path, so there is no origin to take it from")
+    if artifact.url and urllib.parse.urlsplit(artifact.url).scheme not in ("http", "https"):
+        raise ArtifactError(f"{artifact.label}: {artifact.url} is not http or https")
+    if artifact.url and not _SHA256.match(artifact.sha256):
+        raise ArtifactError(
+            f"{artifact.label}: sha256 of its url must be 64 hexadecimal digits, not {artifact.sha256!r}"
+        )
+    return artifact
+
+
+def _check_destination(artifact: Artifact) -> None:
+    """Refuse what would lie outside the two published directories, or where no index would find it."""
+    destination = artifact.destination
+    parts = destination.split("/")
+    if destination != posixpath.normpath(destination) or parts[0] not in (FILES, WHEELS) or len(parts) < 2:  # noqa: PLR2004
+        raise ArtifactError(f"{artifact.label}: destination {destination} is no plain path below {FILES}/ or {WHEELS}/")
+    if posixpath.basename(destination) in (SUMS, "index.html"):
+        raise ArtifactError(f"{artifact.label}: destination {destination} is the name of an index")
+    if parts[0] == WHEELS and (len(parts) != 3 or parts[1] != project_name(parts[1])):  # noqa: PLR2004
+        raise ArtifactError(f"{artifact.label}: destination must be {WHEELS}/PROJECT/FILE, PROJECT as PEP 503 has it")
+
+
+def project_name(name: str) -> str:
+    """Normalise a Python project's name (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def parse_sums(text: str, where: str) -> dict[str, str]:
+    """Read the output of `sha256sum`: path to checksum.
+
+    Raises:
+        ArtifactError: a line is not of that form, or a path is there twice.
+    """
+    sums: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        match = _SUM_LINE.match(line)
+        if match is None or match[2] in sums:
+            raise ArtifactError(f"{where}: line {number} is not a checksum and a path of its own: {line!r}")
+        sums[match[2]] = match[1]
+    return sums
+
+
+def format_sums(sums: Mapping[str, str]) -> str:
+    """Write what `sha256sum --check` reads, ordered by path."""
+    return "".join(f"{sums[path]}  {path}\n" for path in sorted(sums))
+
+
+def file_digest(path: str) -> str:
+    """SHA-256 of a file, hexadecimal; empty when there is no such file.
+
+    Raises:
+        OSError: it is there and cannot be read.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""
+
+
+def bundle_sums(artifacts: Iterable[Artifact], directory: str) -> dict[str, str]:
+    """Checksums of the artifacts that a bundle holds, by artifact name. Each file is verified.
+
+    Args:
+        artifacts: those with a `path` are looked up.
+        directory: the bundle, on this machine.
+
+    Raises:
+        ArtifactError: the bundle has no list, does not list an artifact, lacks it, or holds other bytes than it lists.
+    """
+    wanted = [artifact for artifact in artifacts if artifact.path]
+    if not wanted:
+        return {}
+    where = Path(directory, SUMS).expanduser()
+    try:
+        sums = parse_sums(where.read_text(encoding="utf-8"), str(where))
+    except OSError as error:
+        raise ArtifactError(f"{wanted[0].label}: the bundle cannot be read: {where}: {error.strerror}") from error
+    found = {}
+    for artifact in wanted:
+        if artifact.path not in sums:
+            raise ArtifactError(f"{artifact.label}: {where} does not list {artifact.path}")
+        verify(artifact.label, str(where.parent / artifact.path), [sums[artifact.path]], str(where))
+        found[artifact.name] = sums[artifact.path]
+    return found
+
+
+def accepted_sums(artifact: Artifact, bundled: Mapping[str, str], origins: Iterable[str]) -> dict[str, str]:
+    """What the artifact's bytes may be: origin to checksum, in the order of the origins.
+
+    Raises:
+        ArtifactError: none of the origins has it.
+    """
+    sums = {}
+    for origin in origins:
+        if origin == "upstream" and artifact.url:
+            sums[origin] = artifact.sha256
+        elif origin == "modules" and artifact.name in bundled:
+            sums[origin] = bundled[artifact.name]
+    if not sums:
+        raise ArtifactError(f"{artifact.label}: is in none of the origins {', '.join(origins)}")
+    return sums
+
+
+def verify(label: str, path: str, accepted: Iterable[str], source: str) -> str:
+    """Compare a file with its checksums and return the one that it has.
+
+    Args:
+        label: the artifact, for the message.
+        path: the file.
+        accepted: checksums that it may have.
+        source: who says so, or where the file is from, for the message.
+
+    Raises:
+        ArtifactError: the file is not there, or it is another.
+    """
+    found = file_digest(path)
+    if not found:
+        raise ArtifactError(f"{label}: {path} is missing ({source})")
+    accepted = list(accepted)
+    if found not in accepted:
+        raise ArtifactError(
+            f"{label}: {path} has SHA-256 {found}, not {' or '.join(accepted)} ({source}); nothing was installed"
+        )
+    return found
+
+
+def download(label: str, url: str, accepted: Iterable[str], directory: str, ca_file: str = "") -> str:
+    """Fetch a file into a directory under a temporary name, verified; return its path, which is then the caller's.
+
+    Args:
+        label: the artifact, for messages.
+        url: where it is.
+        accepted: checksums that it may have.
+        directory: on the file system where it is to be.
+        ca_file: PEM of the authorities that may vouch for the server; empty for the system's.
+
+    Raises:
+        UnreachableError: the server does not answer, is not who it should be, or does not have the file.
+        ArtifactError: what it sent is another file.
+    """
+    accepted = list(accepted)
+    context = ssl.create_default_context(cafile=ca_file or None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
+    handle, path = tempfile.mkstemp(prefix=".artifact-", dir=directory)
+    digest = hashlib.sha256()
+    try:
+        with os.fdopen(handle, "wb") as out, opener.open(url, timeout=TIMEOUT_SECONDS) as answer:
+            while chunk := answer.read(_CHUNK):
+                digest.update(chunk)
+                out.write(chunk)
+            out.flush()
+            os.fsync(out.fileno())
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        Path(path).unlink()
+        raise UnreachableError(f"{label}: {url}: {getattr(error, 'reason', None) or error}") from error
+    except OSError:
+        Path(path).unlink()
+        raise
+    if digest.hexdigest() not in accepted:
+        Path(path).unlink()
+        raise ArtifactError(
+            f"{label}: {url} has SHA-256 {digest.hexdigest()}, not {' or '.join(accepted)}; nothing was installed"
+        )
+    return path
+
+
+def indexes(published: Mapping[str, str]) -> dict[str, str]:
+    """The lists that go with the published files: path below the root to content.
+
+    Args:
+        published: destination to checksum.
+
+    Returns:
+        `files/SHA256SUMS`, and the simple repository of PEP 503 with a checksum in each link.
+    """
+    prefix = FILES + "/"
+    files = {path.removeprefix(prefix): sha for path, sha in published.items() if path.startswith(prefix)}
+    result = {prefix + SUMS: format_sums(files)}
+    projects: dict[str, list[tuple[str, str]]] = {}
+    for path in sorted(published):
+        if path.startswith(WHEELS + "/"):
+            _, project, file = path.split("/")
+            projects.setdefault(project, []).append((file, published[path]))
+    result[f"{WHEELS}/index.html"] = _page("Simple index", [(f"{project}/", project) for project in sorted(projects)])
+    for project, wheels in projects.items():
+        links = [(f"{urllib.parse.quote(file)}#sha256={sha}", file) for file, sha in wheels]
+        result[f"{WHEELS}/{project}/index.html"] = _page(f"Links for {project}", links)
+    return result
+
+
+def _page(title: str, links: list[tuple[str, str]]) -> str:
+    lines = "".join(f'<a href="{escape(target)}">{escape(text)}</a><br>\n' for target, text in links)
+    return f"<!DOCTYPE html>\n<html><head><title>{escape(title)}</title></head><body>\n{lines}</body></html>\n"
+
+
+def plan(artifacts: Iterable[Artifact], bundled: Mapping[str, str], origins: Iterable[str]) -> list[dict[str, Any]]:
+    """What the mirror is told of each artifact: plain data.
+
+    Raises:
+        ArtifactError: an artifact has none of the origins.
+    """
+    origins = list(origins)
+    return [
+        {
+            "label": artifact.label,
+            "name": artifact.name,
+            "destination": artifact.destination,
+            "url": artifact.url,
+            "accepted": accepted_sums(artifact, bundled, origins),
+        }
+        for artifact in artifacts
+    ]
