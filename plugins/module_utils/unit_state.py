@@ -140,12 +140,14 @@ class Record:
 
     Attributes:
         invocation: the one that `files` speaks of.
+        reloaded: its last reload at that time, in seconds since the epoch.
         files: path to fingerprint.
         restart_on: what was last declared, so that the gate knows it too.
         reload_on: likewise.
     """
 
     invocation: str = ""
+    reloaded: float = 0.0
     files: dict[str, str] = field(default_factory=dict)
     restart_on: list[str] = field(default_factory=list)
     reload_on: list[str] = field(default_factory=list)
@@ -306,20 +308,21 @@ def is_stale(
     forgotten = status.transient_run and not status.invocation and not status.running
     recorded = known.files if known.invocation and (known.invocation == status.invocation or forgotten) else {}
 
-    def differs(path: str, since: float) -> bool | None:
-        if recorded.get(path) == seen[path].fingerprint:
-            return False
-        return seen[path].newest > since - CLOCK_SLACK_SECONDS
+    def untold(path: str, told: float) -> bool:
+        """Whether the files may have changed since the unit was told; `told` in seconds since the epoch."""
+        return recorded.get(path) != seen[path].fingerprint and seen[path].newest > told - CLOCK_SLACK_SECONDS
 
-    for path in restart_on:
-        # The same invocation and another content: it cannot have been read, whatever the clocks say.
-        if (path in recorded and recorded[path] != seen[path].fingerprint) or differs(path, status.started):
-            return "restart"
-    for path in reload_on:
-        if path in recorded and recorded[path] != seen[path].fingerprint and not status.reloaded:
-            return "reload"
-        if differs(path, max(status.started, status.reloaded)):
-            return "reload"
+    def altered(path: str) -> bool:
+        """Whether the files are not those of the record."""
+        return path in recorded and recorded[path] != seen[path].fingerprint
+
+    # Still the recorded invocation, and other files: it cannot have read them, whatever the clocks say.
+    if any(altered(path) or untold(path, status.started) for path in restart_on):
+        return "restart"
+    if status.reloaded <= known.reloaded and any(altered(path) for path in reload_on):
+        return "reload"
+    if any(untold(path, max(status.started, status.reloaded)) for path in reload_on):
+        return "reload"
     return ""
 
 
@@ -362,7 +365,7 @@ def record(
     declared = {*restart_on, *reload_on}
     files = {path: value for path, value in files.items() if path in declared}
     files.update({path: item.fingerprint for path, item in seen.items()})
-    new = Record(invocation, files, list(restart_on), list(reload_on))
+    new = Record(invocation, status.reloaded, files, list(restart_on), list(reload_on))
     if new == old:
         return False
     write_record(status.name, new, directory)

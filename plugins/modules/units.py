@@ -204,6 +204,8 @@ def plan_run(unit: dict[str, Any], status: UnitStatus, known: Record, stale: uni
         return [stale] if stale else []
     if unit["state"] != "started":
         return []
+    if status.active == "activating" and stale:
+        return ["restart"]  # to start it would only wait for the start that is under way with the old files
     # Nothing is known of a one-shot that systemd forgot, unless the record says that it ran since boot.
     ran = status.ran and bool(status.started or known.invocation)
     return [] if ran and not stale else ["start"]
@@ -261,25 +263,26 @@ class Units:
     def _load(self, status: dict[str, UnitStatus]) -> dict[str, UnitStatus]:
         """Let systemd read its unit files when it must; prove that the units exist."""
         self.result["daemon_reloaded"] = any(item.daemon_reload for item in status.values())
-        missing = [unit["name"] for unit in self.units if self._wanted(unit) and not status[unit["name"]].found]
         if self.module.check_mode:
             return status
-        if self.result["daemon_reloaded"] or missing:
+        # Systemd does not look again by itself for a file that it did not find or could not use.
+        if self.result["daemon_reloaded"] or any(self._unusable(unit, status[unit["name"]]) for unit in self.units):
             unit_state.daemon_reload()
             status = unit_state.read_units(self.names)
-            for name in missing:
-                if not status[name].found:
-                    raise UnitError(f"{name}: there is no such unit on this host")
-        for item in status.values():
-            if item.load in ("bad-setting", "error"):
+        for unit in self.units:
+            item = status[unit["name"]]
+            if self._unusable(unit, item):
                 raise UnitError(
                     f"{item.name}: its unit file cannot be used ({item.load}). {unit_state.journal(item.name)}"
+                    if item.found
+                    else f"{item.name}: there is no such unit on this host"
                 )
         return status
 
     @staticmethod
-    def _wanted(unit: dict[str, Any]) -> bool:
-        return bool(unit["enabled"]) or unit["state"] == "started"
+    def _unusable(unit: dict[str, Any], status: UnitStatus) -> bool:
+        """Whether a unit is to be there, and is not."""
+        return status.load not in ("loaded", "masked") and (bool(unit["enabled"]) or unit["state"] == "started")
 
     def _decide(self, unit: dict[str, Any], status: UnitStatus) -> list[str]:
         name = unit["name"]
@@ -295,7 +298,7 @@ class Units:
             raise UnitError(f"{name}: has no reload; its paths belong into restart_on")
         self.stale[name] = stale
         verbs = plan(unit, status, self.known[name], stale)
-        if unit["gated"] and "restart" in verbs:
+        if unit["gated"] and "restart" in verbs and status.running:
             verbs.remove("restart")
             self.result["restart_required"].append(name)
         return verbs
