@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ansible_collections.groundplane.onprem.plugins.module_utils.cluster_lock import LockHeldError, LockLostError
@@ -152,7 +152,7 @@ class Gate(Generic[S]):
         """Take the member out, or leave it alone when it leads and is to be deferred.
 
         Args:
-            act: restarts or stops the member, and returns when that is done.
+            act: restarts or stops the member of the cluster as it is by then, and returns when that is done.
             back: wait until it is back and all is as good as before.
 
         Raises:
@@ -161,6 +161,7 @@ class Gate(Generic[S]):
         with ExitStack() as stack:
             held = self._enter(stack)
             before, verdict = self._allowed(self._may)
+            now = before
             self._note(verdict)
             if verdict.action is Action.DEFER:
                 return self.outcome
@@ -168,13 +169,15 @@ class Gate(Generic[S]):
                 raise GateError(f"{verdict.reason}, but the lock cannot be taken")
             if verdict.action is Action.YIELD:
                 self._move(held, before, verdict)
-                # The cluster is another one now, so it is asked again; the member is a follower in it.
-                _state, last = self._allowed(self._may)
+                # The cluster is another one now: the member becomes a sound follower first, then all is asked again.
+                follower = replace(self._wish, postgres=False)
+                self._wait(lambda: settled(self._read(), follower, before), "did not become a follower")
+                now, last = self._allowed(self._may)
                 if last.action is not Action.RESTART:
                     raise GateError(f"{last.reason}, although it had handed over to {verdict.target}")
             self._check(held)
             self.outcome.changed = True
-            act(before)
+            act(now)
             if back and not verdict.unlocked:  # without a quorum no member can be well, it comes back with the others
                 self._wait(lambda: settled(self._read(), self._wish, before), "did not recover")
         return self.outcome

@@ -43,6 +43,9 @@ LEADER_FIRST = frozenset(
 
 MODES = {"quorum": "quorum", "on": "on", "true": "on", "yes": "on"}
 
+RESTART_LIMIT = 30
+"""Seconds for which a leader may be down while PostgreSQL restarts in place."""
+
 PROBE = 0.05
 """Seconds between two looks while the gap of a switchover is measured."""
 
@@ -145,12 +148,13 @@ class PatroniCluster:
     # --- acting ---
 
     def restart_postgres(self, member: PatroniMember, timeout: float) -> None:
-        """Let Patroni restart PostgreSQL, in place.
+        """Let Patroni restart PostgreSQL, in place; a leader that takes longer than `RESTART_LIMIT` loses the lead.
 
         Raises:
             PatroniError: it did not restart in time.
         """
-        self.command(member.url, "/restart", {}, timeout)
+        # Patroni measures a leader's start by primary_start_timeout, which is made for crashes, unless it is told.
+        self.command(member.url, "/restart", {"timeout": RESTART_LIMIT}, timeout)
 
     def reload(self, member: PatroniMember, timeout: float) -> None:
         """Let Patroni read its files again.

@@ -267,7 +267,9 @@ class Call:
         if self.params["unit"]:
             unit_state.restart(self.params["unit"], timeout=self.params["timeout"])
         elif self.patroni is not None:
-            self.patroni.restart_postgres(state.find(self.wish.member), self.params["timeout"])
+            member = state.find(self.wish.member)
+            if member.pending_restart or self.params["force"]:  # to hand over was a restart too
+                self.patroni.restart_postgres(member, self.params["timeout"])
 
     def stop(self, _state: Any) -> None:
         """Stop the unit."""

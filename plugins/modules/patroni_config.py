@@ -112,7 +112,7 @@ POLL = 0.2
 """Seconds between two looks."""
 
 CALM = 2.0
-"""Seconds without another member in need of a restart, after which all have looked."""
+"""Seconds without a change of who needs a restart, after which all have looked."""
 
 
 def converge(module: AnsibleModule, patroni: PatroniCluster) -> dict[str, Any]:
@@ -144,18 +144,15 @@ def converge(module: AnsibleModule, patroni: PatroniCluster) -> dict[str, Any]:
 
 
 def _wait_until_taken(patroni: PatroniCluster, settle: float) -> None:
-    """Wait until no more members turn out to need a restart.
+    """Wait until no more members turn out to need a restart, or to need none any more.
 
     A change of the configuration wakes all members at once; they tell by nothing but this flag that they have looked.
     """
     deadline = time.monotonic() + settle
-    flagged: set[str] = set()
+    flagged: set[str] | None = None
     calm = time.monotonic()
     while time.monotonic() < min(deadline, calm + CALM):
-        members = patroni.read().members
-        now = {member.name for member in members if member.pending_restart}
-        if len(now) == len(members):
-            return
+        now = {member.name for member in patroni.read().members if member.pending_restart}
         if now != flagged:
             flagged, calm = now, time.monotonic()
         time.sleep(POLL)
