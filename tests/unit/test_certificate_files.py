@@ -16,7 +16,7 @@ import pytest
 from ansible_collections.groundplane.onprem.plugins.module_utils import certificate_files as subject
 from ansible_collections.groundplane.onprem.plugins.module_utils.certificate import read_pem
 from ansible_collections.groundplane.onprem.plugins.module_utils.certificate_files import FilesError, Owner, Pair
-from ansible_collections.groundplane.onprem.plugins.module_utils.issuer import load_request, pem, sign_leaf
+from ansible_collections.groundplane.onprem.plugins.module_utils.issuer import load_request, make_root, pem, sign_leaf
 
 from tests.unit.pki_site import Site, now, want
 
@@ -207,7 +207,8 @@ def test_the_trust_store_of_the_system_plays_no_part(tmp_path: Path) -> None:
     previous = dict(os.environ)
     os.environ |= {"SSL_CERT_DIR": str(tmp_path), "SSL_CERT_FILE": str(tmp_path / "bundle.pem")}
     try:
-        assert subject.unverified([f"{tmp_path}/host.crt"], Site().anchors) == {f"{tmp_path}/host.crt"}
+        other = make_root("another root CA", 86400, now()).certificate_pem()
+        assert subject.unverified([f"{tmp_path}/host.crt"], other) == {f"{tmp_path}/host.crt"}
     finally:
         os.environ.clear()
         os.environ.update(previous)

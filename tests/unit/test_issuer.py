@@ -81,6 +81,9 @@ def test_the_chain_is_what_openssl_calls_strict(tmp_path: Path) -> None:
 
 def test_an_issuing_ca_cannot_make_another_ca(tmp_path: Path) -> None:
     """Path length 0: a CA below it is refused by OpenSSL although the signature is good."""
+    constraints = SITE.issuer.certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert constraints.critical
+    assert constraints.value == x509.BasicConstraints(ca=True, path_length=0)
     below = Profile(common_name="below", authority=True)
     key = new_key()
     signed = subject.sign_authority(
