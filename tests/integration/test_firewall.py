@@ -167,3 +167,17 @@ def test_existing_connections_survive_the_first_load(lab: Lab) -> None:
     assert len(lines) == 7
     assert max(seen - said for said, seen in lines) < 2.5
     assert process.wait() == 0
+
+
+def test_the_rules_are_there_after_a_boot_before_anyone_can_connect(lab: Lab) -> None:
+    wanted = state(lab)
+    lab.engine("restart", "--time", "20", HOST, timeout=90)
+    deadline = time.monotonic() + 60
+    while lab.run(HOST, "true", check=False).returncode != 0:
+        assert time.monotonic() < deadline, f"{HOST} does not come back"
+        time.sleep(1)
+    assert state(lab) == wanted
+    order = "systemctl show --property=ActiveEnterTimestampMonotonic --value"
+    loaded, listening = lab.out(HOST, f"{order} nftables.service; {order} ssh.service").split()
+    assert int(loaded) < int(listening)
+    assert play(lab).changed == {}
