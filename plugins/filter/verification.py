@@ -19,6 +19,7 @@ class FilterModule:
         """Return each filter by its name."""
         return {
             "probe_targets": verification.targets,
+            "probe_identities": verification.identities,
             "endpoint_targets": verification.endpoint_targets,
             "contract_breaches": lambda answers, host, listens: verification.breaches(host, listens, answers),
             "site_summary": lambda answers, site, domain, members, endpoints: verification.summary(

@@ -85,10 +85,15 @@ def probe(address: str, port: int, server_name: str, trust: ssl.SSLContext, time
         The answer; network and TLS errors are outcomes, not exceptions.
     """
     answer = _ask(address, port, server_name, trust, timeout, postgres=False)
-    if answer.outcome in {"plaintext", "silent"}:
-        second = _ask(address, port, server_name, trust, timeout, postgres=True)
-        return Answer("plaintext", second.detail) if second.outcome == "silent" else second
-    return answer
+    if answer.outcome not in {"plaintext", "silent", "closed"}:
+        return answer
+    # PostgreSQL 17 takes a TLS handshake at once too, but then says nothing to a client without its ALPN name.
+    second = _ask(address, port, server_name, trust, timeout, postgres=True)
+    if second.outcome not in {"plaintext", "silent", "closed"}:
+        return second
+    if answer.outcome == "closed":
+        return Answer("accepted", answer.detail, answer.version, answer.days_left)
+    return Answer("plaintext", second.detail)
 
 
 def _ask(address: str, port: int, name: str, trust: ssl.SSLContext, timeout: float, *, postgres: bool) -> Answer:
@@ -98,10 +103,8 @@ def _ask(address: str, port: int, name: str, trust: ssl.SSLContext, timeout: flo
         except OSError as error:
             return Answer("unreachable", str(error))
         try:
-            if postgres:
-                raw.sendall(SSL_REQUEST)
-                if raw.recv(1) != b"S":
-                    return Answer("plaintext", "no TLS is offered")
+            if postgres and not _offers_tls(raw):
+                return Answer("plaintext", "no TLS is offered")
             session = stack.enter_context(trust.wrap_socket(raw, server_hostname=name))
         except ssl.SSLCertVerificationError as error:
             return Answer("untrusted", error.verify_message)
@@ -117,23 +120,37 @@ def _ask(address: str, port: int, name: str, trust: ssl.SSLContext, timeout: flo
         return _talk(session, postgres=postgres)
 
 
+def _offers_tls(raw: socket.socket) -> bool:
+    """Ask as a client of PostgreSQL does; whatever is not its yes is a no."""
+    try:
+        raw.sendall(SSL_REQUEST)
+        return raw.recv(1) == b"S"
+    except OSError:
+        return False
+
+
 def _talk(session: ssl.SSLSocket, *, postgres: bool) -> Answer:
     """Say something, so that a server that checks certificates after the handshake has to decide."""
     version, left = session.version(), days_left(session)
     hello = struct.pack("!ii", len(STARTUP) + 8, 196608) + STARTUP if postgres else HTTP
+    said = b""
     try:
-        session.sendall(hello)
+        # A refusal may be here before the question is sent; then sending fails, and what matters is what can be read.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            session.sendall(hello)
         said = session.recv(256)
+    except ssl.SSLEOFError as error:
+        return Answer("closed", str(error.reason or error), version, left)
     except ssl.SSLError as error:
         return Answer("refused", str(error.reason or error), version, left)
     except TimeoutError:
         return Answer("accepted", "the session stays open", version, left)
     except OSError as error:
-        return Answer("refused", str(error), version, left)
+        return Answer("refused" if postgres else "closed", str(error), version, left)
+    if not said:
+        return Answer("refused" if postgres else "closed", "closed after the handshake", version, left)
     if postgres and said[:1] == b"E":
         detail = said[5:].split(b"\0M", 1)[-1].split(b"\0", 1)[0].decode(errors="replace")
         # Only a word about certificates is a refusal of the identity; an unknown user was let in that far.
         return Answer("refused" if "certificate" in detail or "SSL" in detail else "accepted", detail, version, left)
-    if not said and postgres:
-        return Answer("refused", "closed after the handshake", version, left)
     return Answer("accepted", "", version, left)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-OWN, NOBODY = "host", "nobody"
+NOBODY = "nobody"
 
 
 def targets(listens: Iterable[Mapping[str, Any]], server_name: str) -> list[dict[str, Any]]:
@@ -25,6 +25,23 @@ def targets(listens: Iterable[Mapping[str, Any]], server_name: str) -> list[dict
         if listen["protocol"] == "tcp" and listen["tls"] != "none"
         for address in listen["addresses"].values()
     ]
+
+
+def identities(certificates: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Return whom to ask as: nobody, the host, and each service that has a client certificate on it.
+
+    Args:
+        certificates: the contract view `certificates` of the host.
+    """
+    known = {NOBODY: {}, "host": _files("/etc/groundplane/pki", "host")}
+    for one in certificates:
+        if "client" in one["usages"]:
+            known[one["name"]] = _files(one["directory"], one["name"])
+    return known
+
+
+def _files(directory: str, name: str) -> dict[str, str]:
+    return {"certificate": f"{directory}/{name}.crt", "key": f"{directory}/{name}.key"}
 
 
 def endpoint_name(endpoint: Mapping[str, Any], domain: str) -> str:
@@ -47,19 +64,22 @@ def breaches(host: str, listens: Iterable[Mapping[str, Any]], answers: Sequence[
     Args:
         host: inventory name.
         listens: the contract view `listens` of the host.
-        answers: of the probe of `targets`, asked as `host` (its own certificate) and as `nobody` (none).
+        answers: of the probe of `targets`, asked as each of `identities`.
     """
-    said = {(one["address"], one["port"], one["identity"]): one for one in answers}
+    said: dict[tuple[str, int], dict[str, Mapping[str, Any]]] = {}
+    for one in answers:
+        said.setdefault((one["address"], one["port"]), {})[one["identity"]] = one
     found = []
     for listen in listens:
         if listen["protocol"] != "tcp" or listen["tls"] == "none":
             continue
         for address in listen["addresses"].values():
             what = f"{host}: {listen['service']} {listen['name']} on {address}:{listen['port']}"
-            own = said[address, listen["port"], OWN]
-            nobody = said[address, listen["port"], NOBODY]
-            if own["outcome"] != "accepted":
-                found.append(f"{what} does not let the host's own certificate in: {own['outcome']}, {own['detail']}.")
+            here = dict(said[address, listen["port"]])
+            nobody = here.pop(NOBODY)
+            if all(one["outcome"] != "accepted" for one in here.values()):
+                why = "; ".join(f"{name}: {one['outcome']}, {one['detail']}" for name, one in here.items())
+                found.append(f"{what} lets none of the host's own certificates in ({why}).")
             elif listen["tls"] == "mutual" and nobody["outcome"] != "refused":
                 found.append(f"{what} must refuse a client without a certificate and answers: {nobody['outcome']}.")
     return found

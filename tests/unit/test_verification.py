@@ -80,7 +80,7 @@ def test_a_mutual_port_must_refuse_nobody(outcome: str) -> None:
 @pytest.mark.parametrize("outcome", ["refused", "plaintext", "unreachable", "untrusted"])
 def test_every_port_must_let_its_own_host_in(outcome: str) -> None:
     assert verification.breaches("data1", LISTENS, answers(own_443=outcome)) == [
-        f"data1: mirror https on 10.0.3.1:443 does not let the host's own certificate in: {outcome}, why."
+        f"data1: mirror https on 10.0.3.1:443 lets none of the host's own certificates in (host: {outcome}, why)."
     ]
 
 
@@ -94,3 +94,18 @@ def test_summary_counts_ports_and_names_endpoints_and_members() -> None:
         "  primary.pg.x  10.0.2.9:5432  (mutual TLS, leader)",
         "  etcd: data1 10.0.3.1",
     ]
+
+
+def test_each_service_with_a_client_certificate_is_an_identity() -> None:
+    certificates = [
+        {"name": "etcd", "directory": "/etc/etcd/tls", "usages": ["server", "client"]},
+        {"name": "mirror", "directory": "/etc/nginx/tls", "usages": ["server"]},
+    ]
+    known = verification.identities(certificates)
+    assert list(known) == ["nobody", "host", "etcd"]
+    assert known["etcd"] == {"certificate": "/etc/etcd/tls/etcd.crt", "key": "/etc/etcd/tls/etcd.key"}
+
+
+def test_a_port_may_know_one_of_the_certificates_only() -> None:
+    peer = [answer(2379, "nobody", "refused"), answer(2379, "host", "refused"), answer(2379, "etcd", "accepted")]
+    assert verification.breaches("data1", LISTENS[:1], peer) == []
