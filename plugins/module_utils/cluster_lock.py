@@ -77,19 +77,19 @@ class Holder:
 class ClusterLock:
     """The lock of one cluster; use it as a context manager."""
 
-    def __init__(self, etcd: EtcdCluster, cluster: str, holder: Holder, *, patience: float, lease: int = LEASE) -> None:
+    def __init__(self, etcd: EtcdCluster, key: str, holder: Holder, *, patience: float, lease: int = LEASE) -> None:
         """Ask nothing yet.
 
         Args:
             etcd: a connection of the lock's own, because a thread uses it.
-            cluster: engine and name, `patroni/main`.
+            key: what is locked, `patroni/main`, by a name that all runs agree on.
             holder: us.
             patience: seconds to wait for another member of the same run.
             lease: seconds.
         """
-        self._etcd, self._cluster, self._holder = etcd, cluster, holder
+        self._etcd, self._name, self._holder = etcd, key, holder
         self._patience, self._ttl = patience, lease
-        self._key = encode(PREFIX + cluster)
+        self._key = encode(PREFIX + key)
         self._lease = ""
         self._renewed = 0.0
         self._stop = threading.Event()
@@ -129,14 +129,14 @@ class ClusterLock:
             LockLostError: it may not be.
         """
         if time.monotonic() - self._renewed > self._ttl:
-            raise LockLostError(f"the lock of {self._cluster} could not be renewed for {self._ttl} s")
+            raise LockLostError(f"the lock of {self._name} could not be renewed for {self._ttl} s")
 
     def _take(self) -> None:
         deadline = time.monotonic() + self._patience
         while (holder := self._claim()) is not None:
             if holder.run != self._holder.run or time.monotonic() >= deadline:
                 raise LockHeldError(
-                    f"{self._cluster} is being changed by run {holder.run}, at {holder.member} since {holder.since}"
+                    f"{self._name} is being changed by run {holder.run}, at {holder.member} since {holder.since}"
                 )
             time.sleep(POLL)
             self._renew()

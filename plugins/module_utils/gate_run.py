@@ -127,7 +127,7 @@ class Gate(Generic[S]):
             engine: the cluster.
             wish: which member, and what with a leader.
             patience: how long to wait.
-            lock: makes the lock of the cluster; entering it raises LockHeldError or EtcdError.
+            lock: makes the lock of the cluster; raises LockHeldError, EtcdError or PatroniError, entered too.
         """
         self._engine, self._wish, self._patience, self._lock = engine, wish, patience, lock
         self.outcome = Outcome()
@@ -226,7 +226,7 @@ class Gate(Generic[S]):
                 return stack.enter_context(self._lock())
             except LockHeldError as error:
                 raise GateError(f"{error}: this run does not touch {self._wish.member}") from error
-            except EtcdError as error:
+            except (EtcdError, PatroniError) as error:
                 if time.monotonic() - began >= self._patience.ask:
                     if self._may()[1].unlocked:
                         return NoLock()

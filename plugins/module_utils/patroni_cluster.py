@@ -106,6 +106,14 @@ class PatroniCluster:
             return Health.UNKNOWN, {}, f"{url}: answered {answer.status}"
         return (Health.SERVING if status.get("state") == "running" else Health.FAILING), status, ""
 
+    def scope(self) -> str:
+        """The name that the cluster has for Patroni itself.
+
+        Raises:
+            PatroniError: nobody answers.
+        """
+        return str(self.ask("GET", "/cluster").json().get("scope") or self.name)
+
     # --- asking ---
 
     def ask(self, method: str, path: str, body: Any = None, urls: Iterable[str] = ()) -> Answer:

@@ -74,7 +74,7 @@ options:
     description: Name of the member on this host. Left out, the inventory name.
     type: str
   cluster:
-    description: Name of the cluster, for messages and the lock. Left out, C(site_name).
+    description: Name of the cluster, for messages. Left out, C(site_name).
     type: str
   run:
     description: Who asks, the same for all tasks of a run. Left out, it is made from the run of C(ansible-playbook).
@@ -201,11 +201,17 @@ class Call:
         self.gate: Gate[Any] = Gate(cluster, self.wish, Patience(p["patience"], p["timeout"]), self.lock)
 
     def lock(self) -> ClusterLock:
-        """The lock of the cluster, over connections of its own."""
+        """The lock of the cluster, over connections of its own.
+
+        Raises:
+            PatroniError: nobody says what the cluster is called.
+        """
         p = self.params
+        # Whatever the callers call it: an etcd keeps its own lock, and Patroni knows its scope.
+        key = f"patroni/{self.patroni.scope()}" if self.patroni else "etcd"
         holder = Holder(p["run"] or str(uuid.uuid4()), p["member"], socket.gethostname())
         etcd = EtcdCluster(p["cluster"], p["endpoints"] or [], self.tls)
-        return ClusterLock(etcd, f"{p['engine']}/{p['cluster']}", holder, patience=p["timeout"])
+        return ClusterLock(etcd, key, holder, patience=p["timeout"])
 
     def run(self) -> dict[str, Any]:
         """Do it.
