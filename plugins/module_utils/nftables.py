@@ -230,13 +230,15 @@ class Policy:
 # ------------------------------------------------------------------------------------------------------------ rendering
 
 
-def render(policy: Policy) -> str:
+def render(policy: Policy, *, adopt: bool = False) -> str:
     """The file that, loaded by `nft -f`, makes the kernel's table what the policy says.
 
     The same policy gives the same text, in whatever order its flows come.
 
     Args:
         policy: what is allowed; all else is denied.
+        adopt: for the moment in which the kernel begins to track connections. Answers to allowed flows pass then,
+            although their questions were never seen. Not for longer: a connection could be opened in that disguise.
     """
     sets = _ranges_set("networks", policy.networks) if policy.networks else []
     rules: dict[Direction, list[str]] = {}
@@ -250,6 +252,8 @@ def render(policy: Policy) -> str:
         rules[direction] = _flow_rules(direction, [flow for flow in flows if flow not in leaving], sets)
         rules[direction] += _leaving_rules(direction, leaving, policy)
         rules[direction] += [_extra_rule(rule) for rule in policy.extra if rule.direction == direction]
+    inward = _answers("ip saddr . tcp sport", "outbound_tcp", sets) if adopt else []
+    through = _answers("ip daddr . ip saddr . tcp sport", "forward_tcp", sets) if adopt else []
     body = [
         'comment "Default deny, from the contracts of the services of this site"',
         *(
@@ -258,11 +262,11 @@ def render(policy: Policy) -> str:
         ),
         *sets,
         *_chain("invalid", [], ["counter name invalid drop"]),
-        *_chain("input", _input_before(policy), rules["inbound"], _dropped("input", policy), "drop"),
-        *_chain("forward", _forward_before(policy), rules["forward"], _dropped("forward", policy), "drop"),
+        *_chain("input", [*_input_before(policy), *inward], rules["inbound"], _dropped("input", policy), "drop"),
+        *_chain("forward", [*_forward_before(policy), *through], rules["forward"], _dropped("forward", policy), "drop"),
         *_chain(
             "output",
-            _output_before(policy),
+            _output_before(policy, sets),
             rules["outbound"],
             # A program without a contract is told at once, instead of waiting for the timeout of its connection.
             [*_dropped("output", policy), "reject with icmpx admin-prohibited"],
@@ -424,11 +428,14 @@ def _origin(policy: Policy) -> list[str]:
     return ["fib saddr . iif oif missing counter name spoofed drop"] if policy.forward else []
 
 
-def _output_before(policy: Policy) -> list[str]:
-    rules = ['oif "lo" accept', _STATES]
-    if any(flow.protocol == "tcp" for flow in policy.inbound):
-        # Connections older than their tracking (first load, flushed table) whose next packet is our answer.
-        rules.append("ip daddr . ip saddr . tcp sport @inbound_tcp tcp flags & syn == 0 accept")
+def _answers(columns: str, name: str, sets: Sequence[str]) -> list[str]:
+    """The other direction of the flows in a set, without the packets that open a connection."""
+    return [f"{columns} @{name} tcp flags & syn == 0 accept"] if f"set {name} {{" in sets else []
+
+
+def _output_before(policy: Policy, sets: Sequence[str]) -> list[str]:
+    # Of connections older than their tracking (first load, flushed table), whose next packet is our answer.
+    rules = ['oif "lo" accept', _STATES, *_answers("ip daddr . ip saddr . tcp sport", "inbound_tcp", sets)]
     if policy.networks:
         rules.append("ip daddr @networks icmp type echo-request accept")
     return [*rules, _NEIGHBOURS, "icmpv6 type mld2-listener-report accept"]

@@ -148,7 +148,6 @@ boot_changed:
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import secrets
@@ -201,16 +200,16 @@ class Firewall:
         self.module = module
         self.path = Path(module.params["path"])
         self.nft = module.get_bin_path("nft", opt_dirs=["/usr/sbin", "/sbin"])
-        self.text = self._render()
+        self.text, self.adopting = self._render()
 
-    def _render(self) -> str:
+    def _render(self) -> tuple[str, str]:
         params = self.module.params
         log = nftables.DropLog(params["log_per_minute"], params["log_group"]) if params["log_drops"] else None
         try:
             policy = nftables.Policy.from_view(params["rules"], params["extra_rules"], params["networks"], log)
         except nftables.RulesError as error:
             self.module.fail_json(msg=f"The rules cannot be loaded: {error}")
-        return nftables.render(policy)
+        return nftables.render(policy), nftables.render(policy, adopt=True)
 
     # ------------------------------------------------------------------------------------------------------- what is so
 
@@ -306,7 +305,7 @@ class Firewall:
         pending = {
             "token": token,
             "connection": ssh_connection(os.getpid()),
-            "sha256": hashlib.sha256(self.text.encode()).hexdigest(),
+            "adopting": before == "",
         }
         _write(STATE / "pending", json.dumps(pending), 0o600)
         self._stop_timer()
@@ -324,7 +323,9 @@ class Firewall:
             ],
             "The rollback cannot be armed, nothing was changed",
         )
-        code, _, err = self.module.run_command([self.nft, "--file", "-"], data=self.text)
+        # Where no rules were, no connection is tracked yet; those that exist are found until the change is confirmed.
+        text = self.text if before else self.adopting
+        code, _, err = self.module.run_command([self.nft, "--file", "-"], data=text)
         if code != 0:
             (STATE / "pending").unlink(missing_ok=True)
             self._stop_timer()
@@ -357,6 +358,10 @@ class Firewall:
                 self.module.fail_json(msg=f"The new rules cannot be confirmed: {why}", rolled_back=not pending)
             if pending["connection"] and pending["connection"] == ssh_connection(os.getpid()):
                 self.module.fail_json(msg="The new rules can only be confirmed by a new connection, not by the old one")
+            if pending["adopting"]:
+                code, _, err = self.module.run_command([self.nft, "--file", "-"], data=self.text)
+                if code != 0:
+                    self.module.fail_json(msg=f"The kernel refuses the new rules, the old ones will be back: {err}")
             self._persist()
             (STATE / "pending").unlink()
         self._stop_timer()

@@ -10,7 +10,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from ansible_collections.groundplane.onprem.plugins.module_utils.nftables import Policy, render
 
 if TYPE_CHECKING:
@@ -232,7 +231,19 @@ def test_vrrp_passes_between_the_named_alone(world: World) -> None:
     assert out.strip() == str([CLIENT])
 
 
-def test_a_session_older_than_the_rules_goes_on_when_the_server_speaks_next(world: World) -> None:
+@pytest.mark.parametrize(
+    ("host", "direction", "adopt", "heard"),
+    [
+        ("server", "inbound", False, "2"),
+        ("client", "outbound", True, "2"),
+        ("router", "forward", True, "2"),
+        ("client", "outbound", False, "stalled"),
+        ("router", "forward", False, "stalled"),
+    ],
+)
+def test_a_session_older_than_the_rules_goes_on_when_the_server_speaks_next(
+    world: World, host: str, direction: str, adopt: bool, heard: str
+) -> None:
     server = world.start(
         "server",
         """
@@ -246,21 +257,35 @@ def test_a_session_older_than_the_rules_goes_on_when_the_server_speaks_next(worl
     client = world.start(
         "client",
         """
-        import socket, time
+        import socket
         s = socket.create_connection(("10.9.2.2", 80)); s.settimeout(2.5); s.recv(1); print("ready")
-        begin = time.monotonic()
         try: print(s.recv(1).decode())
         except TimeoutError: print("stalled")
         """,
     )
-    world.load("server", policy(inbound=[WEB]))
+    text = render(policy(**{direction: [WEB]}), adopt=adopt)
+    world.on(host, "nft", "--file", "-", stdin=text)
     assert server.stdin is not None
     server.stdin.write("go\n")
     server.stdin.flush()
     out, _ = client.communicate(timeout=10)
     server.kill()
     server.wait()
-    assert out.strip() == "2"
+    assert out.strip() == heard
+
+
+def test_while_adopting_an_answer_opens_no_connection(world: World) -> None:
+    """A SYN from the port of a service to its client is no answer."""
+    world.on("client", "nft", "--file", "-", stdin=render(policy(outbound=[WEB]), adopt=True))
+    reverse = """
+        import socket
+        s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.settimeout(1.5); s.bind(("10.9.2.2", 80))
+        try: s.connect(("10.9.1.2", 22)); print("open")
+        except ConnectionRefusedError: print("refused")
+        except TimeoutError: print("filtered")
+    """
+    assert world.python("server", reverse) == "filtered"
 
 
 def test_of_ipv6_only_neighbours_are_discovered(world: World) -> None:
