@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
     from tests.lab import Lab
 
 HOST = "lb2"
-UNIT = "groundplane-test.service"
-FILES = "/run/groundplane-test"
+NAME = f"groundplane-test-{os.getpid()}"  # of its own, for two runs against one lab
+UNIT = f"{NAME}.service"
+TIMER = f"{NAME}.timer"
+FILES = f"/run/{NAME}"
 SERVICE = f"""\
 [Service]
 Type=notify
@@ -86,11 +89,12 @@ def host(lab: Lab) -> Iterator[Host]:
     host.write(f"{FILES}/reload", "r1\n")
     host.write(f"/run/systemd/system/{UNIT}", SERVICE)
     yield host
-    host.sh(
-        "for unit in groundplane-test.timer groundplane-test.service; do "
-        "systemctl stop $unit; systemctl disable $unit; systemctl unmask $unit; done 2>/dev/null; "
-        f"rm -rf {FILES} /run/systemd/system/groundplane-test.* /run/groundplane/units/groundplane-test.*; "
-        "systemctl daemon-reload; systemctl reset-failed 'groundplane-test.*' 2>/dev/null; true"
+    lab.run(
+        HOST,
+        f"for unit in {TIMER} {UNIT}; do systemctl stop $unit; systemctl disable $unit; systemctl unmask $unit; done; "
+        f"rm -rf {FILES} /run/systemd/system/{NAME}.* /run/groundplane/units/{NAME}.*; "
+        f"systemctl daemon-reload; systemctl reset-failed '{NAME}.*'; true",
+        timeout=180,
     )
 
 
@@ -206,12 +210,12 @@ def test_check_mode_predicts_from_what_an_earlier_task_would_change(host: Host) 
 
 
 def test_a_unit_that_is_not_installed_yet(host: Host) -> None:
-    missing = {"name": "groundplane-test-missing.service", "enabled": True, "state": "started"}
+    missing = {"name": f"{NAME}-missing.service", "enabled": True, "state": "started"}
     predicted = host.ask(missing, check=True)
     assert (predicted["changed"], predicted["started"]) == (True, [missing["name"]])
     result = host.ask(missing)
     assert result["failed"]
-    assert result["msg"] == "groundplane-test-missing.service: there is no such unit on this host"
+    assert result["msg"] == f"{NAME}-missing.service: there is no such unit on this host"
     assert host.done(missing | {"enabled": False, "state": "stopped"}) == []
 
 
@@ -267,12 +271,12 @@ def test_one_shots_and_timers(host: Host) -> None:
         f"[Service]\nType=oneshot\nExecStart=/bin/sh -c 'cat {FILES}/start >> {FILES}/log'\n",
     )
     host.write(
-        "/run/systemd/system/groundplane-test.timer",
+        f"/run/systemd/system/{TIMER}",
         "[Timer]\nOnCalendar=2099-01-01\n[Install]\nWantedBy=timers.target\n",
     )
     units = [
         {"name": UNIT, "state": "started", "restart_on": [f"{FILES}/start"]},
-        {"name": "groundplane-test.timer", "state": "started", "enabled": True},
+        {"name": TIMER, "state": "started", "enabled": True},
     ]
     assert host.done(*units) == ["started"]
     assert host.done(*units) == []
@@ -284,7 +288,7 @@ def test_one_shots_and_timers(host: Host) -> None:
 
 def test_masking(host: Host) -> None:
     host.done(service())
-    masked = {"name": "groundplane-test.timer", "masked": True}
+    masked = {"name": TIMER, "masked": True}
     assert host.ask(masked)["changed"]
     assert not host.ask(masked)["changed"]
     assert (
