@@ -241,7 +241,7 @@ def test_one_run_restarts_all_and_the_leader_last() -> None:
     assert run.outcomes == ["defer", "restart", "restart", "yield_then_restart"]
 
 
-@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 1), max_size=300))
 def test_two_runs_at_once_never_have_two_members_out(order: list[int]) -> None:
     world, runs = play(order, None, None)
@@ -251,7 +251,7 @@ def test_two_runs_at_once_never_have_two_members_out(order: list[int]) -> None:
     assert all(text in known or "is being changed by run run" in text for text in told), told
 
 
-@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 1), max_size=200), st.integers(1, 60))
 def test_a_killed_run_breaks_nothing_and_the_next_one_finishes(order: list[int], killed_at: int) -> None:
     world, _runs = play(order, killed_at, None)
