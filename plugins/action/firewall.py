@@ -33,8 +33,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             compared = self._step("compare")
             if compared.get("failed") or not compared.get("changed") or self._task.check_mode:
                 return compared
-            # A host that is down before the change says nothing about it.
-            witnesses = [host for host in witnesses if compared["kernel_changed"] and self._answers(host)]
+            witnesses = self._living(witnesses) if compared["kernel_changed"] else []
         started = time.monotonic()
         result = self._step("apply")
         if result.get("nft_missing"):
@@ -73,9 +72,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             self._display.vv(f"no new connection: {error}", host=self._play_context.remote_addr)
             return None
 
+    def _living(self, witnesses: list[str]) -> list[str]:
+        """The witnesses that answer now. One that is down before the change says nothing about it."""
+        living = [host for host in witnesses if self._answers(host)]
+        if len(living) < len(witnesses):
+            dead = ", ".join(host for host in witnesses if host not in living)
+            self._display.warning(f"{self.variables.get('inventory_hostname')}: no witness of its change: {dead}")
+        return living
+
     def _answers(self, host: str) -> bool:
         """Whether another host of the inventory accepts a connection of its own, that no other task shares."""
-        kind = self._connection.ansible_name
+        kind = self._connection._load_name  # noqa: SLF001 - as TaskExecutor names it
         known = self.variables["hostvars"][host]
         options = {name: known[name] for name in constants.config.get_plugin_vars("connection", kind) if name in known}
         connection = self._shared_loader_obj.connection_loader.get(kind, self._play_context)

@@ -4,15 +4,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from ansible_collections.groundplane.onprem.plugins.module_utils.contract import discover
+from ansible_collections.groundplane.onprem.plugins.module_utils.site import Site
 
-from tests.lab import Play
+from tests.lab import ROOT, Play
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,18 +28,19 @@ FILE = "/etc/nftables.conf"
 HOST = "lb2"
 
 
-def play(lab: Lab, *arguments: str) -> Play:
+def play(lab: Lab, *arguments: str, target: str = HOST, trial: dict[str, Any] | None = None) -> Play:
+    variables = json.dumps({"target": target, "trial": trial or {}})
     done = lab.local(
-        *("ansible-playbook", "-i", str(lab.inventory), PLAYBOOK, "-e", f"target={HOST}", *arguments),
+        *("ansible-playbook", "-i", str(lab.inventory), PLAYBOOK, "-e", variables, *arguments),
         timeout=180,
         check=False,
     )
     return Play(done.returncode, done.stdout + done.stderr)
 
 
-def state(lab: Lab) -> tuple[str, str]:
+def state(lab: Lab, host: str = HOST) -> tuple[str, str]:
     """The table in the kernel and the file on disk."""
-    return lab.out(HOST, TABLE), lab.out(HOST, f"cat {FILE}")
+    return lab.out(host, TABLE), lab.out(host, f"cat {FILE}")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,7 +99,7 @@ def test_drift_by_hand_is_shown_exactly_and_repaired(lab: Lab, drift: dict[str, 
 
 def test_rules_that_cut_the_host_off_undo_themselves(lab: Lab) -> None:
     before = state(lab)
-    cut = play(lab, "-e", "{cut: true}")
+    cut = play(lab, trial={"seconds": 10})
     assert cut.recap[HOST]["failed"] == 1
     assert (
         "The new rules let no new connection reach this host. Its previous rules are back, in the kernel and on disk"
@@ -105,12 +109,31 @@ def test_rules_that_cut_the_host_off_undo_themselves(lab: Lab) -> None:
     assert play(lab).changed == {}
 
 
+def test_a_router_that_still_answers_but_cuts_off_a_host_behind_it_undoes_itself(lab: Lab) -> None:
+    """Only the way to one host is cut, and only for new connections: the rest of the site does not notice."""
+    (router,) = lab.groups["router"]
+    groups = {**lab.groups, "all": list(lab.hostvars)}
+    site = Site.from_hostvars(discover([ROOT / "roles"]), groups, lab.hostvars, router)
+    rules = site.firewall(router)
+    for rule in rules["forward"]:
+        rule["destinations"] = [
+            address for address in rule["destinations"] if address not in site.hosts[HOST].addresses.values()
+        ]
+    before = state(lab, router)
+    cut = play(lab, target=router, trial={"rules": rules, "witnesses": [HOST, "lb1"], "seconds": 10})
+    assert cut.recap[router]["failed"] == 1
+    said = " ".join(cut.output.split())
+    assert f"The new rules cut off what is behind this host: {HOST}. Its previous rules are back" in said
+    assert state(lab, router) == before
+    assert play(lab, target=router).changed == {}
+
+
 def test_a_run_that_dies_before_it_confirms_leaves_the_old_rules(lab: Lab) -> None:
     before = state(lab)
     process = subprocess.Popen(
         [
-            *("ansible-playbook", "-i", str(lab.inventory), PLAYBOOK, "-e", f"target={HOST}"),
-            *("-e", "{cut: true, seconds: 15}"),
+            *("ansible-playbook", "-i", str(lab.inventory), PLAYBOOK),
+            *("-e", json.dumps({"target": HOST, "trial": {"seconds": 15}})),
         ],
         env=lab.environment,
         cwd=lab.directory.parent,
