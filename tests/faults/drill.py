@@ -48,6 +48,7 @@ class Attempt:
     sent: float
     acked: float | None
     error: str = ""
+    answer: str = ""
 
     @property
     def latency(self) -> float | None:
@@ -115,7 +116,7 @@ class Probe:
         """Prepare; nothing runs before `start`.
 
         Args:
-            action: gets the attempt's id; returns when acknowledged, raises when not.
+            action: gets the attempt's id; returns when acknowledged, raises when not. A text is kept as the answer.
             interval: seconds from one attempt to the next. A busy worker misses its turns.
             workers: attempts that may be under way at once.
             on_attempt: told of each attempt as it ends.
@@ -172,8 +173,8 @@ class Probe:
         while (turn := self._turns.get()) is not None:
             sent = self._clock()
             try:
-                self._action(turn)
-                attempt = Attempt(turn, sent, self._clock())
+                answer = self._action(turn)
+                attempt = Attempt(turn, sent, self._clock(), answer=answer if isinstance(answer, str) else "")
             except Exception as error:  # noqa: BLE001 - whatever goes wrong is what is being measured
                 attempt = Attempt(turn, sent, None, f"{type(error).__name__}: {error}")
             with self._lock:
@@ -220,7 +221,7 @@ def tcp(address: str, port: str, timeout: str = "1") -> Callable[[int], None]:
     return ask
 
 
-ACTIONS: dict[str, Callable[..., Callable[[int], None]]] = {"postgres": postgres, "tcp": tcp}
+ACTIONS: dict[str, Callable[..., Callable[[int], object]]] = {"postgres": postgres, "tcp": tcp}
 
 
 def serve(interval: str, workers: str, action: str, *arguments: str) -> None:
@@ -236,15 +237,49 @@ def serve(interval: str, workers: str, action: str, *arguments: str) -> None:
     print(json.dumps({"ended": probe.record.ended}), flush=True)
 
 
+LOADER = """import sys, types
+for name, size in ("tests.faults.drill", {drill}), ("further", {further}):
+    module = sys.modules[name] = types.ModuleType(name)
+    exec(compile(sys.stdin.read(size), name, "exec"), module.__dict__)
+sys.modules["tests.faults.drill"].serve(*sys.argv[1:])"""
+"""What a host's Python is told on its command line; the rest comes by standard input."""
+
+
 class HostProbe:
     """A probe on a host of the site, with the interface of `Probe`."""
 
-    def __init__(self, lab: Lab, host: str, action: str, *arguments: str, interval: float, workers: int = 1) -> None:
-        """Prepare one of `ACTIONS` with its arguments."""
+    def __init__(
+        self,
+        lab: Lab,
+        host: str,
+        action: str,
+        *arguments: str,
+        interval: float,
+        workers: int = 1,
+        prefix: Sequence[str] = (),
+        program: Path | None = None,
+        secret: str = "",
+    ) -> None:
+        """Prepare one of `ACTIONS` with its arguments.
+
+        Args:
+            lab: where the host is.
+            host: where to run it.
+            action: its name.
+            arguments: what it is made with.
+            interval: see `Probe`.
+            workers: see `Probe`.
+            prefix: words before the command, for another user than that of SSH.
+            program: a further file that adds to `ACTIONS`. It finds this one as `tests.faults.drill`.
+            secret: lines that the action reads from standard input while it is made.
+        """
         self.record = Record()
         self._host = host
         self._ssh = ["ssh", "-F", str(lab.directory / "ssh_config"), "-o", "BatchMode=yes", host]
         self._environment = lab.environment
+        self._prefix = prefix
+        self._program = program
+        self._secret = secret
         self._arguments = [str(interval), str(workers), action, *arguments]
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._ready = threading.Event()
@@ -252,13 +287,14 @@ class HostProbe:
 
     def start(self) -> Self:
         program = Path(__file__).read_text(encoding="utf-8")
-        loader = f"import sys; exec(compile(sys.stdin.read({len(program)}), 'drill', 'exec'))"
-        command = shlex.join(["python3", "-c", loader, *self._arguments])
+        further = self._program.read_text(encoding="utf-8") if self._program else ""
+        loader = LOADER.format(drill=len(program), further=len(further))
+        command = shlex.join([*self._prefix, "python3", "-c", loader, *self._arguments])
         self._process = subprocess.Popen(
             [*self._ssh, command], env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdin
-        self._process.stdin.write(program)
+        self._process.stdin.write(program + further + self._secret)
         self._process.stdin.flush()
         self._reader.start()
         if not self._ready.wait(20):

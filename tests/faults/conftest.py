@@ -1,0 +1,76 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The client of the database that fault drills share."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.cluster import leader, sql, wait_until_sound
+from tests.faults.postgres_writer import Account, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.lab import Lab
+
+CLIENT = "router1"  # has a leg on the network of the virtual address
+NAME = "groundplane_drill"
+
+
+@pytest.fixture(scope="session")
+def drill_account(lab: Lab) -> Iterator[Account]:
+    """A role and a database of their own, gone at the end, and a client that can speak with them."""
+    lab.run(
+        CLIENT,
+        "dpkg -s python3-psycopg >/dev/null 2>&1 ||"
+        " DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install python3-psycopg",
+        timeout=300,
+    )
+    facts = lab.hostvars[CLIENT]
+    wait_until_sound(lab)
+    password = secrets.token_urlsafe(32)
+    sql(
+        lab,
+        leader(lab),
+        f"""
+        SET log_statement = 'none';
+        SET log_min_duration_statement = -1;
+        DROP DATABASE IF EXISTS {NAME} WITH (FORCE);
+        DROP ROLE IF EXISTS {NAME};
+        CREATE ROLE {NAME} LOGIN PASSWORD '{password}';
+        CREATE DATABASE {NAME} OWNER {NAME};
+        \\connect {NAME}
+        SET ROLE {NAME};
+        CREATE SCHEMA {NAME};
+        CREATE TABLE {NAME}.writes (run text NOT NULL, id bigint NOT NULL, PRIMARY KEY (run, id));
+        """,
+    )
+    address = facts["site_vips"]["private"]["address"]
+    yield Account(
+        client=CLIENT,
+        address=address,
+        connect={
+            "host": f"primary.postgres.{facts['site_domain']}",
+            "hostaddr": address,
+            "port": "5432",
+            "dbname": NAME,
+            "user": NAME,
+            "password": password,
+            "sslmode": "verify-full",
+            "sslrootcert": "/etc/groundplane/pki/ca.crt",
+            "sslcert": "/etc/groundplane/pki/host.crt",
+            "sslkey": "/etc/groundplane/pki/host.key",
+        },
+    )
+    wait_until_sound(lab)
+    sql(lab, leader(lab), f"DROP DATABASE {NAME} WITH (FORCE); DROP ROLE {NAME};")
+
+
+@pytest.fixture
+def postgres_writer(lab: Lab, drill_account: Account) -> Writer:
+    """A client that inserts a row every 50 ms through the virtual address while it is entered."""
+    return Writer(lab, drill_account)
