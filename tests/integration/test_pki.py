@@ -151,7 +151,7 @@ def forced(lab: Lab) -> Any:
 
 def test_a_renewal_gives_a_new_pair_and_reloads_what_uses_it(lab: Lab, forced: Any) -> None:
     """A load balancer: its service keeps its process and its connections, and presents the new certificate."""
-    host = lab.groups["load_balancer"][-1]
+    host = lab.groups["load_balancer"][0]
     (item,) = [wanted(plain) for plain in settings(lab, host)["certificates"] if plain["name"] == "load_balancer"]
     crt = f"{item.path}.crt"
     before = serial(lab, host, crt), lab.out(host, f"sha256sum < {item.path}.key")
@@ -186,7 +186,7 @@ def play(lab: Lab, target: str, *arguments: str) -> Play:
 
 def test_a_run_finds_nothing_to_do_and_says_exactly_what_there_is(lab: Lab) -> None:
     """Check mode predicts what the run then does: after a lost certificate and an opened key, these two."""
-    host = lab.groups["load_balancer"][-1]
+    host = lab.groups["load_balancer"][0]
     (item,) = [wanted(plain) for plain in settings(lab, host)["certificates"] if plain["name"] == "load_balancer"]
     quiet = play(lab, host)
     assert (quiet.returncode, quiet.changed) == (0, {}), quiet.output
