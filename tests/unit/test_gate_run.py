@@ -113,16 +113,19 @@ class Run:
     def main(self) -> None:
         self.world.runs[threading.get_ident()] = self
         try:
-            for lead in ("defer", "yield"):
-                for name in NAMES[:: -1 if self.number % 2 else 1]:  # two runs need not agree on the order
-                    if name not in self.world.restarts:
-                        self.gate(name, lead)
+            self.work()
         except StoppedError:
             pass
         finally:
             with self.world.moved:
                 self.waiting = False
                 self.world.moved.notify_all()
+
+    def work(self) -> None:
+        for lead in ("defer", "yield"):
+            for name in NAMES[:: -1 if self.number % 2 else 1]:  # two runs need not agree on the order
+                if name not in self.world.restarts:
+                    self.gate(name, lead)
 
     def gate(self, name: str, lead: str) -> None:
         def lock() -> ClusterLock:
@@ -241,7 +244,7 @@ def test_one_run_restarts_all_and_the_leader_last() -> None:
     assert run.outcomes == ["defer", "restart", "restart", "yield_then_restart"]
 
 
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 1), max_size=300))
 def test_two_runs_at_once_never_have_two_members_out(order: list[int]) -> None:
     world, runs = play(order, None, None)
@@ -251,7 +254,7 @@ def test_two_runs_at_once_never_have_two_members_out(order: list[int]) -> None:
     assert all(text in known or "is being changed by run run" in text for text in told), told
 
 
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 1), max_size=200), st.integers(1, 60))
 def test_a_killed_run_breaks_nothing_and_the_next_one_finishes(order: list[int], killed_at: int) -> None:
     world, _runs = play(order, killed_at, None)
@@ -282,8 +285,7 @@ def test_lock_held_is_told_with_holder_and_time() -> None:
     texts: list[str] = []
 
     class Two(Run):
-        def main(self) -> None:
-            self.world.runs[threading.get_ident()] = self
+        def work(self) -> None:
             holders = [Holder("run1", "data1", "data1"), Holder("run2", "data2", "data2")]
             locks = [ClusterLock(Store(world), "etcd/lab", holder, patience=5, lease=LEASE) for holder in holders]  # type: ignore[arg-type]
             with locks[0]:
