@@ -171,11 +171,11 @@ def test_an_interrupted_run_is_finished_by_the_next(host: Host) -> None:
     assert host.done(service()) == ["started"]
     # Killed between the file and the restart, and the records lost with it.
     host.write(f"{FILES}/start", "s2\n")
-    host.sh("rm -r /run/groundplane/units")
+    host.sh(f"rm /run/groundplane/units/{UNIT}.json")
     assert host.done(service()) == ["restarted"]
     # Killed between the restart and the record.
     host.write(f"{FILES}/start", "s3\n")
-    host.sh(f"systemctl restart {UNIT}; rm -r /run/groundplane/units")
+    host.sh(f"systemctl restart {UNIT}; rm /run/groundplane/units/{UNIT}.json")
     assert host.done(service()) == []
 
 
