@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import secrets
 from typing import TYPE_CHECKING
 
@@ -74,3 +75,11 @@ def drill_account(lab: Lab) -> Iterator[Account]:
 def postgres_writer(lab: Lab, drill_account: Account) -> Writer:
     """A client that inserts a row every 50 ms through the virtual address while it is entered."""
     return Writer(lab, drill_account)
+
+
+@pytest.fixture(autouse=True)
+def one_drill_at_a_time(lab: Lab) -> Iterator[None]:
+    """What a drill sees is its own doing: other drills against the same lab wait for it."""
+    with (lab.directory / "drill.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
