@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-
 from ansible_collections.groundplane.onprem.plugins.modules import firewall
 
 if TYPE_CHECKING:

@@ -9,9 +9,6 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from ansible_collections.groundplane.onprem.plugins.module_utils import nftables
 from ansible_collections.groundplane.onprem.plugins.module_utils.nftables import (
     DropLog,
@@ -24,6 +21,8 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.nftables import
     irreducible,
     render,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 if TYPE_CHECKING:
     import random
@@ -91,6 +90,7 @@ def allows(some: list[Flow], probe: Flow) -> bool:
 
 
 class TestIrreducible:
+    @settings(deadline=None)
     @given(st.lists(flows, max_size=12))
     def test_the_same_is_allowed(self, some: list[Flow]) -> None:
         apart, rest = irreducible(some)
@@ -105,6 +105,7 @@ class TestIrreducible:
                     )
                     assert allows([*apart, *rest], probe) == allows(some, probe)
 
+    @settings(deadline=None)
     @given(st.lists(flows, max_size=12))
     def test_elements_of_a_set_never_meet_and_none_is_idle(self, some: list[Flow]) -> None:
         apart, rest = irreducible(some)
@@ -112,6 +113,7 @@ class TestIrreducible:
         everything = [*apart, *rest]
         assert not any(one.covers(other) for one in everything for other in everything if one != other)
 
+    @settings(deadline=None)
     @given(st.lists(flows, max_size=12), st.randoms(use_true_random=False))
     def test_order_does_not_matter(self, some: list[Flow], chance: random.Random) -> None:
         shuffled = list(some)
