@@ -271,6 +271,27 @@ def test_debian_made_no_cluster_of_its_own(lab: Lab) -> None:
         assert lab.out(host, "pg_lsclusters -h") == ""
 
 
+@pytest.mark.parametrize("data", [False, True])
+def test_what_contradicts_a_cluster_is_refused_before_anything_changes(lab: Lab, data: bool) -> None:
+    """Asked in check mode, of a cluster by another name, which etcd does not know though this host was part of one."""
+    host = lab.groups["postgres"][-1]
+    foreign = "/var/lib/postgresql/17/foreign"
+    if data:
+        lab.run(host, f"install -d -o postgres {foreign} && echo 17 > {foreign}/PG_VERSION")
+    try:
+        refused = lab.play("../tests/integration/postgres", "--check", "-e", "postgres_cluster=foreign")
+    finally:
+        lab.run(host, f"rm -rf {foreign}")
+    assert refused.recap[host]["failed"] == 1
+    assert refused.recap[host]["changed"] == 0
+    said = " ".join(refused.output.split())
+    if data:
+        assert f"{host} holds a PostgreSQL cluster in {foreign} that etcd does not know as foreign" in said
+    else:
+        assert f"{host} has no database, and to start it now could make an empty cluster" in said
+        assert "it was formed before, but etcd has forgotten it" in said
+
+
 def test_drift_of_what_members_share_is_found_by_check_and_repaired(lab: Lab) -> None:
     host = lab.groups["postgres"][0]
     edit = "patronictl -c /etc/patroni/config.yml edit-config --force -q -s maximum_lag_on_failover=7 -p work_mem=9MB"
