@@ -143,16 +143,24 @@ class EtcdCluster:
 
     # --- leading ---
 
-    def move_leader(self, state: EtcdState, target: str, timeout: float) -> float:
+    def move_leader(
+        self,
+        state: EtcdState,
+        target: str,
+        timeout: float,
+        *,
+        named: bool = True,  # noqa: ARG002 - the gate's interface
+    ) -> tuple[float, str]:
         """Let another member lead.
 
         Args:
             state: as read a moment ago.
             target: the member's name.
             timeout: seconds until it has to lead.
+            named: whether it has to be this one; etcd wants a name in any case.
 
         Returns:
-            Seconds from the request until the target led.
+            Seconds from the request until the target led, and the target.
 
         Raises:
             EtcdError: etcd refused, or the target does not lead in time.
@@ -166,7 +174,7 @@ class EtcdCluster:
         while time.monotonic() - began < timeout:
             now = self.read().leader
             if now is not None and now.id == follower.id:
-                return time.monotonic() - began
+                return time.monotonic() - began, target
             time.sleep(0.1)
         raise EtcdError(f"etcd cluster {self.name}: {target} does not lead {timeout:g} s after it was asked to")
 

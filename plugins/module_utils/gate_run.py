@@ -52,8 +52,8 @@ class Engine(Protocol[S]):
     def read(self, member: str = "", /) -> S:
         """The cluster as it is now."""
 
-    def move_leader(self, state: S, target: str, timeout: float) -> float:
-        """Let the target lead; seconds it took."""
+    def move_leader(self, state: S, target: str, timeout: float, *, named: bool) -> tuple[float, str]:
+        """Let the target lead, or one as good when it was not named; seconds it took, and who leads."""
 
 
 class NoLock:
@@ -168,13 +168,13 @@ class Gate(Generic[S]):
             if isinstance(held, NoLock) and not verdict.unlocked:
                 raise GateError(f"{verdict.reason}, but the lock cannot be taken")
             if verdict.action is Action.YIELD:
-                self._move(held, before, verdict)
+                self._move(held, before, verdict, named=False)
                 # The cluster is another one now: the member becomes a sound follower first, then all is asked again.
                 follower = replace(self._wish, postgres=False)
                 self._wait(lambda: settled(self._read(), follower, before), "did not become a follower")
                 now, last = self._allowed(self._may)
                 if last.action is not Action.RESTART:
-                    raise GateError(f"{last.reason}, although it had handed over to {verdict.target}")
+                    raise GateError(f"{last.reason}, although it had handed over to {self.outcome.target}")
             self._check(held)
             self.outcome.changed = True
             act(now)
@@ -202,7 +202,7 @@ class Gate(Generic[S]):
             self._note(verdict)
             if verdict.action is Action.YIELD and state.leader is not None:
                 former = Wish(state.leader.name, lag_limit=self._wish.lag_limit)
-                self._move(held, state, verdict)
+                self._move(held, state, verdict, named=bool(candidate))
                 self._wait(lambda: settled(self._read(), former, state), "did not recover")
         return self.outcome
 
@@ -270,14 +270,16 @@ class Gate(Generic[S]):
                 raise GateError(reason)
             time.sleep(POLL)
 
-    def _move(self, held: Lock, state: S, verdict: Verdict) -> None:
+    def _move(self, held: Lock, state: S, verdict: Verdict, *, named: bool) -> None:
         self._check(held)
         began = time.monotonic()
         self.outcome.changed, self.outcome.target = True, verdict.target
         try:
-            self.outcome.gap = self._engine.move_leader(state, verdict.target, self._patience.recover)
+            gap, leader = self._engine.move_leader(state, verdict.target, self._patience.recover, named=named)
         except (EtcdError, PatroniError) as error:
             raise GateError(str(error)) from error
+        self.outcome.gap, self.outcome.target = gap, leader
+        self.outcome.reason = self.outcome.reason.replace(f"hands over to {verdict.target}", f"hands over to {leader}")
         self.outcome.waited += time.monotonic() - began
 
     def _wait(self, probe: Callable[[], str], verb: str) -> None:

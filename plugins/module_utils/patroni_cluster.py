@@ -172,31 +172,40 @@ class PatroniCluster:
         """
         self.command(member.url, "/reload", {}, timeout)
 
-    def move_leader(self, state: PatroniState, target: str, timeout: float) -> float:
+    def move_leader(self, state: PatroniState, target: str, timeout: float, *, named: bool = True) -> tuple[float, str]:
         """Switch over, and see how long nobody was primary.
+
+        A standby that sees another one named sits still for two seconds before it follows the new leader (Patroni 4.0,
+        ha.py, process_unhealthy_cluster); where each write is on two hosts none is acknowledged meanwhile. So Patroni
+        is told a name only when it matters: otherwise the standbys, which have everything when a leader has stopped
+        cleanly, race for the lock, and who loses follows at once.
 
         Args:
             state: as read a moment ago.
             target: the member's name.
             timeout: seconds until it has to lead.
+            named: whether it has to be this one.
 
         Returns:
-            Seconds between the last look at which the old leader was primary and the first at which the new one was.
+            Seconds between the last look at which the old leader was primary and the first at which the new one was,
+            and the new one's name.
 
         Raises:
-            PatroniError: Patroni refused, or the target does not lead in time.
+            PatroniError: Patroni refused, or nobody else leads in time.
         """
         old, new = state.leader, state.find(target)
         if old is None or new is None:
             raise PatroniError(f"Patroni cluster {self.name} cannot hand over to {target}")
         began = last = time.monotonic()
-        request = {"leader": old.name, "candidate": new.name}
+        request = {"leader": old.name} | ({"candidate": new.name} if named else {})
+        heirs = [new] if named else [member for member in state.members if member.url and member != old]
         with ThreadPoolExecutor(max_workers=1) as pool:
             command = pool.submit(self.command, old.url, "/switchover", request, timeout)
             while time.monotonic() - began < timeout:
                 looked = time.monotonic()
-                if self._is_primary(new.url):
-                    return time.monotonic() - last
+                leader = next((member.name for member in heirs if self._is_primary(member.url)), None)
+                if leader is not None:
+                    return time.monotonic() - last, leader
                 if self._is_primary(old.url):
                     last = looked
                 if command.done() and command.exception() is not None:

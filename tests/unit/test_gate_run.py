@@ -153,10 +153,10 @@ class Cluster:
         self.world.move()
         return self.world.state()
 
-    def move_leader(self, _state: EtcdState, target: str, _timeout: float) -> float:
+    def move_leader(self, _state: EtcdState, target: str, _timeout: float, *, named: bool = True) -> tuple[float, str]:
         self.world.move()
         self.world.lead = target
-        return 0.0
+        return 0.0, target
 
 
 class Store:
