@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tests.lab import Lab
 
 CLIENT = "router1"  # has a leg on the network of the virtual address
-NAME = "groundplane_drill"
 
 
 @pytest.fixture(scope="session")
@@ -33,21 +32,19 @@ def drill_account(lab: Lab) -> Iterator[Account]:
     )
     facts = lab.hostvars[CLIENT]
     wait_until_sound(lab)
-    password = secrets.token_urlsafe(32)
+    name, password = f"drill_{secrets.token_hex(4)}", secrets.token_urlsafe(32)
     sql(
         lab,
         leader(lab),
         f"""
         SET log_statement = 'none';
         SET log_min_duration_statement = -1;
-        DROP DATABASE IF EXISTS {NAME} WITH (FORCE);
-        DROP ROLE IF EXISTS {NAME};
-        CREATE ROLE {NAME} LOGIN PASSWORD '{password}';
-        CREATE DATABASE {NAME} OWNER {NAME};
-        \\connect {NAME}
-        SET ROLE {NAME};
-        CREATE SCHEMA {NAME};
-        CREATE TABLE {NAME}.writes (run text NOT NULL, id bigint NOT NULL, PRIMARY KEY (run, id));
+        CREATE ROLE {name} LOGIN PASSWORD '{password}';
+        CREATE DATABASE {name} OWNER {name};
+        \\connect {name}
+        SET ROLE {name};
+        CREATE SCHEMA {name};
+        CREATE TABLE {name}.writes (run text NOT NULL, id bigint NOT NULL, PRIMARY KEY (run, id));
         """,
     )
     address = facts["site_vips"]["private"]["address"]
@@ -58,8 +55,8 @@ def drill_account(lab: Lab) -> Iterator[Account]:
             "host": f"primary.postgres.{facts['site_domain']}",
             "hostaddr": address,
             "port": "5432",
-            "dbname": NAME,
-            "user": NAME,
+            "dbname": name,
+            "user": name,
             "password": password,
             "sslmode": "verify-full",
             "sslrootcert": "/etc/groundplane/pki/ca.crt",
@@ -68,7 +65,7 @@ def drill_account(lab: Lab) -> Iterator[Account]:
         },
     )
     wait_until_sound(lab)
-    sql(lab, leader(lab), f"DROP DATABASE {NAME} WITH (FORCE); DROP ROLE {NAME};")
+    sql(lab, leader(lab), f"DROP DATABASE {name} WITH (FORCE); DROP ROLE {name};")
 
 
 @pytest.fixture
