@@ -94,7 +94,7 @@ class Issuer:
         """End it; what it wrote to the journal."""
         assert self.process is not None
         self.process.terminate()
-        output, _ = self.process.communicate(timeout=10)
+        output, _ = self.process.communicate(timeout=60)
         return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
 
