@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import random
-import statistics
 from typing import TYPE_CHECKING
 
 import yaml
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
 FILES = 50
 ROUNDS = 3
+SHORT_RUNS = 3  # in each round, of what takes less than a second and is therefore noisy
 TARGET = "/tmp/groundplane-bench"
 UNCHANGED_AT_LEAST = 15
 FIRST_WRITE_AT_LEAST = 10
@@ -88,10 +88,11 @@ def test_tree_is_faster_than_builtin_tasks(stopwatch: Stopwatch, tmp_path: Path)
         tmp_path / "tree.yml", stopwatch.host, [{"name": "Tree", "groundplane.onprem.tree": {"src": "tree"}}]
     )
     for _round in range(ROUNDS):
-        stopwatch.lab.run(stopwatch.host, f"rm -rf {TARGET}")
-        stopwatch.empty()
-        stopwatch.play("tree, first write", tree)
-        assert "changed=0 " in stopwatch.play("tree, unchanged", tree)
+        for _run in range(SHORT_RUNS):
+            stopwatch.lab.run(stopwatch.host, f"rm -rf {TARGET}")
+            stopwatch.empty()
+            stopwatch.play("tree, first write", tree)
+            assert "changed=0 " in stopwatch.play("tree, unchanged", tree)
         stopwatch.play("builtin, first write", builtin)
         assert "changed=0 " in stopwatch.play("builtin, unchanged", builtin)
     stopwatch.lab.run(stopwatch.host, f"diff -r {TARGET}/tree {TARGET}/builtin && rm -rf {TARGET}")
@@ -99,8 +100,8 @@ def test_tree_is_faster_than_builtin_tasks(stopwatch: Stopwatch, tmp_path: Path)
     print()
     for name in stopwatch.seconds:
         if name not in ("warm", "empty"):
-            seconds = statistics.median(stopwatch.net(name))
-            print(f"{name}: {seconds:.2f} s (median of {ROUNDS}, start of Ansible taken off)")
+            runs = len(stopwatch.seconds[name])
+            print(f"{name}: {stopwatch.net(name):.2f} s (median of {runs}, start of Ansible taken off)")
     unchanged = stopwatch.ratio("builtin, unchanged", "tree, unchanged")
     first = stopwatch.ratio("builtin, first write", "tree, first write")
     print(f"tree is {unchanged:.0f} times faster when nothing changes and {first:.0f} times on the first write")
