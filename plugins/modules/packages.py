@@ -28,6 +28,12 @@ options:
     type: list
     elements: str
     default: []
+  lists:
+    description:
+      - Whether package lists have to belong to the present sources even when nothing is lacking, because something else
+        on this host asks apt. Fetching them is no change.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: >-
@@ -96,6 +102,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             runner.simulate(wanted)
     elif wanted:
         refreshed = library.converge(runner, wanted)
+    elif module.params["lists"] and not module.check_mode and library.lists_are_old(*library.read_ages()):
+        runner.refresh()
+        refreshed = True
     return {
         "changed": bool(wanted),
         "installed": list(wanted.install),
@@ -116,6 +125,7 @@ def main() -> None:
         argument_spec={
             "names": {"type": "list", "elements": "str", "default": []},
             "absent": {"type": "list", "elements": "str", "default": []},
+            "lists": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

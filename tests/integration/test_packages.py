@@ -59,6 +59,14 @@ def test_a_killed_run_is_finished_by_the_next(lab: Lab) -> None:
     assert lab.out(HOST, "dpkg --audit") == ""
 
 
+def test_lists_follow_the_sources_even_when_nothing_is_lacking(lab: Lab) -> None:
+    lab.run(HOST, "rm -f /var/lib/apt/lists/*Release")
+    assert play(lab, names=["sudo"]).changed == {}
+    assert lab.run(HOST, "ls /var/lib/apt/lists/*InRelease", check=False).returncode != 0
+    assert lab.play("../tests/integration/packages", "-e", '{"names": ["sudo"], "lists": true}').changed == {}
+    assert lab.run(HOST, "ls /var/lib/apt/lists/*InRelease", check=False).returncode == 0
+
+
 def test_what_no_source_has_is_an_error_with_its_name(lab: Lab) -> None:
     for flags in (("--check",), ()):
         failed = play(lab, *flags, names=["no-such-package-as-this"])
