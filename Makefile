@@ -20,6 +20,7 @@ setup: .venv/.ready ## The locked Python environment and the machine's packages
 
 lab: setup ## A whole site on this machine: hosts, networks, playbooks/site.yml, summary
 	ansible-playbook playbooks/lab_up.yml
+	lab/artifacts/build.py .lab/bundle
 	ansible-playbook playbooks/site.yml
 
 lab-down: setup ## Remove all that `make lab` created
