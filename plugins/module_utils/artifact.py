@@ -15,14 +15,13 @@ import os
 import posixpath
 import re
 import ssl
-import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -237,14 +236,26 @@ def verify(label: str, path: str, accepted: Iterable[str], source: str) -> str:
     return found
 
 
-def download(label: str, url: str, accepted: Iterable[str], directory: str, ca_file: str = "") -> str:
-    """Fetch a file into a directory under a temporary name, verified; return its path, which is then the caller's.
+def part_of(target: str) -> str:
+    """Where a file is made before it has its name. One name, so that what a killed run left is overwritten."""
+    path = Path(target)
+    return str(path.with_name(f".{path.name}.part"))
+
+
+def open_part(target: str) -> BinaryIO:
+    """Open the unfinished file of a target for writing; nobody else reads it."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    return os.fdopen(os.open(part_of(target), flags, 0o600), "wb")
+
+
+def download(label: str, url: str, accepted: Iterable[str], target: str, ca_file: str = "") -> str:
+    """Fetch a file beside its place, verified; return its path. The caller gives it its name.
 
     Args:
         label: the artifact, for messages.
         url: where it is.
         accepted: checksums that it may have.
-        directory: on the file system where it is to be.
+        target: where it is to be.
         ca_file: PEM of the authorities that may vouch for the server; empty for the system's.
 
     Raises:
@@ -255,27 +266,24 @@ def download(label: str, url: str, accepted: Iterable[str], directory: str, ca_f
     context = ssl.create_default_context(cafile=ca_file or None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
-    handle, path = tempfile.mkstemp(prefix=".artifact-", dir=directory)
+    part = Path(part_of(target))
     digest = hashlib.sha256()
     try:
-        with os.fdopen(handle, "wb") as out, opener.open(url, timeout=TIMEOUT_SECONDS) as answer:
+        with open_part(target) as out, opener.open(url, timeout=TIMEOUT_SECONDS) as answer:
             while chunk := answer.read(_CHUNK):
                 digest.update(chunk)
                 out.write(chunk)
             out.flush()
             os.fsync(out.fileno())
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        Path(path).unlink()
+        part.unlink()
         raise UnreachableError(f"{label}: {url}: {getattr(error, 'reason', None) or error}") from error
-    except OSError:
-        Path(path).unlink()
-        raise
     if digest.hexdigest() not in accepted:
-        Path(path).unlink()
+        part.unlink()
         raise ArtifactError(
             f"{label}: {url} has SHA-256 {digest.hexdigest()}, not {' or '.join(accepted)}; nothing was installed"
         )
-    return path
+    return str(part)
 
 
 def indexes(published: Mapping[str, str]) -> dict[str, str]:

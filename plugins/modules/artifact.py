@@ -91,7 +91,7 @@ def install(module: AnsibleModule) -> dict[str, Any]:
     if wrong and not module.check_mode:
         if not dest.parent.is_dir():
             raise library.ArtifactError(f"{params['label']}: {dest.parent} is not there")
-        part = Path(library.download(params["label"], params["url"], accepted, str(dest.parent), params["ca_path"]))
+        part = Path(library.download(params["label"], params["url"], accepted, str(dest), params["ca_path"]))
         after = library.file_digest(str(part))
         # The permissions are right before the name is: nobody runs it half made.
         attributes = module.load_file_common_arguments({**params, "path": str(part)})

@@ -74,7 +74,6 @@ origins:
 
 import posixpath
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +81,13 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.groundplane.onprem.plugins.module_utils import artifact as library
 
 
-def fetch(item: dict[str, Any], staged: dict[str, str], directory: str) -> tuple[str, str] | None:
-    """Bring a verified copy of one artifact into a directory.
+def fetch(item: dict[str, Any], staged: dict[str, str], target: str) -> tuple[str, str] | None:
+    """Bring a verified copy of one artifact beside its place.
 
     Args:
         item: an entry of the plan.
         staged: artifact name to the bundle's file on this host.
-        directory: where the copy goes, under a temporary name.
+        target: its place.
 
     Returns:
         The copy's path and its origin; None when the bundle's file has to be sent first.
@@ -100,21 +99,21 @@ def fetch(item: dict[str, Any], staged: dict[str, str], directory: str) -> tuple
     for origin, sha256 in item["accepted"].items():
         if origin == "upstream":
             try:
-                return library.download(item["label"], item["url"], [sha256], directory), origin
+                return library.download(item["label"], item["url"], [sha256], target), origin
             except library.UnreachableError as error:
                 refused.append(str(error))
         elif item["name"] not in staged:
             return None
         else:
-            handle = tempfile.NamedTemporaryFile(prefix=".artifact-", dir=directory, delete=False)  # noqa: SIM115
-            with handle, Path(staged[item["name"]]).open("rb") as source:
-                shutil.copyfileobj(source, handle)
+            part = library.part_of(target)
+            with library.open_part(target) as out, Path(staged[item["name"]]).open("rb") as source:
+                shutil.copyfileobj(source, out)
             try:
-                library.verify(item["label"], handle.name, [sha256], "sent from the bundle")
+                library.verify(item["label"], part, [sha256], "sent from the bundle")
             except library.ArtifactError:
-                Path(handle.name).unlink()
+                Path(part).unlink()
                 raise
-            return handle.name, origin
+            return part, origin
     raise library.ArtifactError("; ".join(refused))
 
 
@@ -125,7 +124,7 @@ def write_index(root: Path, relative: str, content: str, *, check: bool) -> bool
         return False
     if not check:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
+        part = Path(library.part_of(str(path)))
         part.write_text(content, encoding="utf-8")
         part.chmod(0o644)
         part.replace(path)
@@ -153,7 +152,7 @@ def publish(params: dict[str, Any], *, check: bool) -> dict[str, Any]:
             sums[item["destination"]] = next(iter(item["accepted"].values()))
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        copy = fetch(item, params["staged"], str(target.parent))
+        copy = fetch(item, params["staged"], str(target))
         if copy is None:
             needed.append(item["name"])
             continue
