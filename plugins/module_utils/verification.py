@@ -50,11 +50,14 @@ def endpoint_name(endpoint: Mapping[str, Any], domain: str) -> str:
 
 
 def endpoint_targets(endpoints: Iterable[Mapping[str, Any]], domain: str) -> list[dict[str, Any]]:
-    """Return the VIP ports of the endpoints as targets of a probe; the certificate must carry the endpoint's name."""
+    """Return the VIP ports of the endpoints as targets of a probe; the certificate must carry the endpoint's name.
+
+    An endpoint of the replicas of a single member has nobody behind it and is no target.
+    """
     return [
         {"address": one["address"], "port": one["port"], "server_name": endpoint_name(one, domain)}
         for one in endpoints
-        if one["tls"] != "none"
+        if one["tls"] != "none" and not (one["kind"] == "replicas" and len(one["members"]) == 1)
     ]
 
 

@@ -109,3 +109,18 @@ def test_each_service_with_a_client_certificate_is_an_identity() -> None:
 def test_a_port_may_know_one_of_the_certificates_only() -> None:
     peer = [answer(2379, "nobody", "refused"), answer(2379, "host", "refused"), answer(2379, "etcd", "accepted")]
     assert verification.breaches("data1", LISTENS[:1], peer) == []
+
+
+def test_replicas_of_a_single_member_are_no_target() -> None:
+    endpoint = {
+        "name": "replicas",
+        "service": "pg",
+        "address": "10.0.2.9",
+        "port": 5433,
+        "tls": "mutual",
+        "kind": "replicas",
+    }
+    assert verification.endpoint_targets([endpoint | {"members": [{}]}], "x") == []
+    assert verification.endpoint_targets([endpoint | {"members": [{}, {}]}], "x") == [
+        {"address": "10.0.2.9", "port": 5433, "server_name": "replicas.pg.x"}
+    ]
