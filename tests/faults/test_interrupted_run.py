@@ -17,6 +17,7 @@ from tests import results
 from tests.lab import ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.faults.postgres_writer import Writer
@@ -29,10 +30,10 @@ def changes(seed: int) -> str:
     """Variables that make a run restart, reload and rewrite something in each role; another set for each seed."""
     return json.dumps(
         {
-            "host_journald_max_use": f"{100 + seed}M",
+            "host_journal_max_mb": 100 + seed,
             "etcd_snapshot_count": 10000 + seed,
             "postgres_parameters": {"max_worker_processes": 8 + seed, "log_min_duration_statement": 1000 + seed},
-            "load_balancer_max_connections": 2000 + seed,
+            "load_balancer_maxconn": 2000 + seed,
         }
     )
 
@@ -65,9 +66,20 @@ def kill_at_task(lab: Lab, number: int, variables: str, log: Path) -> str:
     return "the run ended before"
 
 
+@pytest.fixture(scope="module")
+def own_values_again(lab: Lab) -> Iterator[None]:
+    """The site is left with the values of its inventory."""
+    yield
+    back = lab.play("site")
+    assert back.returncode == 0, back.output[-4000:]
+
+
+@pytest.mark.usefixtures("own_values_again")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_killed_run_converges(lab: Lab, postgres_writer: Writer, tmp_path: Path, seed: int) -> None:
-    tasks = sum(line.startswith("TASK [") for line in lab.play("site", "--list-tasks").output.splitlines()) or 40
+    listed = lab.play("site", "--list-tasks").output.splitlines()
+    tasks = sum("TAGS: [" in line and not line.startswith("  play #") for line in listed)
+    assert tasks > 40, listed
     number = random.Random(seed).randint(1, tasks)
     variables = changes(seed)
     with postgres_writer:
@@ -75,10 +87,22 @@ def test_killed_run_converges(lab: Lab, postgres_writer: Writer, tmp_path: Path,
         again = lab.play("site", "-e", variables)
         assert again.returncode == 0, f"killed at {killed}\n{again.output[-4000:]}"
         idle = lab.play("site", "-e", variables)
+        assert idle.returncode == 0, f"killed at {killed}\n{idle.output[-4000:]}"
         assert idle.changed == {}, f"killed at {killed}\n{idle.output[-6000:]}"
     outcome = postgres_writer.outcome()
     results.record(
         f"interrupted_run_{seed}",
-        {"task": number, "killed_at": killed, "lost": outcome.lost, "acknowledged": outcome.acknowledged},
+        {
+            "task": number,
+            "of": tasks,
+            "killed_at": killed,
+            "changed_by_the_next_run": sum(again.changed.values()),
+            "acknowledged": outcome.acknowledged,
+            "failed": outcome.failed,
+            "lost": outcome.lost,
+            "ghosts": outcome.ghosts,
+            "gap_s": outcome.gap,
+            "load": round(os.getloadavg()[0], 1),
+        },
     )
     assert outcome.lost == 0
