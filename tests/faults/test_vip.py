@@ -109,6 +109,7 @@ def test_a_holder_without_haproxy_gives_up_its_addresses(lab: Lab, address: str)
 
 
 DROP_VRRP = """
+systemd-run --quiet --collect --on-active=60 nft destroy table inet drill  # also when this test is killed
 nft add table inet drill
 nft add chain inet drill in '{ type filter hook input priority -300; }'
 nft add rule inet drill in meta l4proto vrrp drop
@@ -129,7 +130,7 @@ def test_two_holders_become_one_when_they_see_each_other_again(lab: Lab, address
                 wait_for(lambda: len(holders(lab, lab.groups["load_balancer"], address)) == 2, 5, "two holders")
                 probe.watch(2)
             finally:
-                lab.run(holder, "nft delete table inet drill")
+                lab.run(holder, "nft destroy table inet drill")
             healed = time.time()
             heals.append(_until_one(lab, address))
             probe.watch(3)
