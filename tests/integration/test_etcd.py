@@ -117,7 +117,7 @@ def test_a_member_that_lost_its_data_is_refused_by_unit_and_role_and_joins_by_th
     witness = next(host for host in lab.groups["etcd"] if host != lost)
     before = etcdctl(lab, witness, "member list")
     lab.run(lost, "systemctl start etcd", check=False)
-    assert lab.out(lost, "systemctl show -p ActiveState,ExecMainStatus --value etcd").split() == ["failed", "78"]
+    assert lab.out(lost, "systemctl show -p ExecMainStatus,ActiveState --value etcd").split() == ["78", "failed"]
     repair = f"run playbooks/etcd_replace.yml -e etcd_replace={lost}"
     assert repair in lab.out(lost, "journalctl -u etcd -n 20 -o cat")
 
