@@ -17,7 +17,7 @@ description:
 attributes:
   check_mode:
     support: full
-    description: Reads only.
+    description: Reads only. On a host that has no trust anchor yet the task is skipped.
   diff_mode:
     support: none
     description: Nothing is changed.
@@ -79,6 +79,7 @@ answers:
 import itertools
 import ssl
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -102,6 +103,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    if module.check_mode and not Path(module.params["ca"]).exists():
+        module.exit_json(changed=False, skipped=True, answers=[], msg=f"{module.params['ca']} does not exist yet")
     trusts: dict[str, ssl.SSLContext] = {}
     for name, files in module.params["identities"].items():
         identity = Identity(name, (files or {}).get("certificate"), (files or {}).get("key"))
