@@ -367,7 +367,7 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 # ------------------------------------------------------------------------------------------------------------- figures
 
 
-RUNS = int(os.environ.get("GROUNDPLANE_DRILL_RUNS", "5"))
+RUNS = int(os.environ.get("GROUNDPLANE_RUNS", "1"))
 """How often each drill is run for its median and worst."""
 
 
