@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tests.lab import Lab
-
-RUNS = int(os.environ.get("GROUNDPLANE_RUNS", "1"))
-"""How often each drill of the database and its store is run."""
 
 TLS = "/etc/etcd/tls/etcd"
 ETCDCTL = f"ETCDCTL_CACERT=/etc/groundplane/pki/ca.crt ETCDCTL_CERT={TLS}.crt ETCDCTL_KEY={TLS}.key"

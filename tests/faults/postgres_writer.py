@@ -321,14 +321,14 @@ class Witnesses:
 
     def dual(self) -> float:
         """Milliseconds in which two members acknowledged commits."""
-        return _overlap({host: _spans(p.record, "committed", self.COMMIT) for host, p in self.commits.items()})
+        return overlap({host: spans_of(p.record, "committed", self.COMMIT) for host, p in self.commits.items()})
 
     def claimed(self) -> float:
         """Milliseconds in which two members held themselves for the primary, whether a commit could succeed or not."""
-        return _overlap({host: _spans(p.record, "primary", self.STANDING) for host, p in self.standing.items()})
+        return overlap({host: spans_of(p.record, "primary", self.STANDING) for host, p in self.standing.items()})
 
 
-def _spans(record: Record, answer: str, period: float) -> list[tuple[float, float]]:
+def spans_of(record: Record, answer: str, period: float) -> list[tuple[float, float]]:
     """When a member gave an answer without a break. A question counts for the moment at which it was asked."""
     spans: list[tuple[float, float]] = []
     open_ended = False
@@ -344,7 +344,7 @@ def _spans(record: Record, answer: str, period: float) -> list[tuple[float, floa
     return spans
 
 
-def _overlap(spans: dict[str, list[tuple[float, float]]]) -> float:
+def overlap(spans: dict[str, list[tuple[float, float]]]) -> float:
     """Milliseconds for which spans of two hosts overlap."""
     hosts = sorted(spans)
     return round(

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.cluster import RUNS, data_address, etcd_leader, etcdctl, wait_until_sound
-from tests.faults.drill import wait_for
+from tests.faults.cluster import data_address, etcd_leader, etcdctl, wait_until_sound
+from tests.faults.drill import RUNS, wait_for
 from tests.faults.etcd_writer import EtcdWriter
 from tests.faults.outcomes import Drill
 from tests.faults.postgres_writer import Witnesses

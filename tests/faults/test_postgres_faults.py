@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.cluster import RUNS, wait_until_sound
-from tests.faults.drill import frozen
+from tests.faults.cluster import wait_until_sound
+from tests.faults.drill import RUNS, frozen
 from tests.faults.outcomes import Drill
 from tests.faults.postgres_writer import Witnesses
 
