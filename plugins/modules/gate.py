@@ -30,7 +30,7 @@ options:
         if parameters wait for that. A restart of the unit C(patroni.service) stops PostgreSQL too.
       - V(reload) reloads it; no member leaves, so nobody is asked.
       - V(stop) stops O(unit) for good, for maintenance of its host.
-      - V(switchover) lets O(candidate) lead, or the best follower.
+      - V(switchover) lets O(candidate) lead, or the best follower; in Patroni the standbys then race for it.
       - V(check) only says whether the member may leave now.
       - V(none) only waits until the member is healthy and has caught up.
     type: str
