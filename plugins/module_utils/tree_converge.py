@@ -124,6 +124,11 @@ class Directories:
         found = self._walk(path, _LINKS_MAX)
         return found[0] if found else None
 
+    def real(self, path: str) -> str | None:
+        """Give the path of a directory without links, or None when it does not exist."""
+        found = self._walk(path, _LINKS_MAX)
+        return found[1] if found else None
+
     def _walk(self, path: str, links: int) -> tuple[int, str] | None:
         if path in self._open:
             return self._open[path]
@@ -211,6 +216,7 @@ class Converger:
         mounts = _mount_points()
         absent = {entry.path for entry in self.entries if entry.state == "absent"}
         directories = {entry.path for entry in self.entries if entry.state == "directory"}
+        self._refuse_what_lies_in(absent)
         for entry in self.entries:
             change = self._compare(entry, absent)
             if change is None:
@@ -221,6 +227,20 @@ class Converger:
             if entry.state != "absent" and change.found.kind == "absent":
                 self._plan_parents(entry.path, directories)
         return self.outcome
+
+    def _refuse_what_lies_in(self, absent: set[str]) -> None:
+        """Refuse a path that leads, through a link on the host, into a directory that is declared absent."""
+        gone = {}
+        for path in absent:
+            above = self.directories.real(posixpath.dirname(path))
+            if above is not None:
+                gone[posixpath.join(above, posixpath.basename(path))] = path
+        for entry in self.entries:
+            within = self.directories.real(posixpath.dirname(entry.path))
+            for place, path in gone.items():
+                plainly = f"{entry.path}/".startswith(f"{path}/")
+                if within is not None and not plainly and f"{within}/".startswith(f"{place}/"):
+                    raise TreeError(f"{entry.path}: lies in {within}, and {path} is declared absent")
 
     def needed(self) -> list[str]:
         """Name the contents that `apply` will want, each once."""

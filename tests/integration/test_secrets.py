@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.lab import Lab
 
-# Reads canaries from standard input until an empty line, then looks at every process each 20 ms until standard input ends.
+# Reads canaries from standard input up to an empty line, then looks at every process each 20 ms until told to end.
 SAMPLER = r"""
 import json, os, select, sys
 canaries = []
@@ -38,7 +38,7 @@ while True:
                 with open(f"/proc/{pid}/{name}", "rb") as file: text = file.read()
             except OSError: continue
             for number, canary in enumerate(canaries):
-                if canary in text: hits.add((number, name, text[:60].decode(errors="replace") if name == "cmdline" else pid))
+                if canary in text: hits.add((number, name, pid, text[:60].decode(errors="replace")))
     if select.select([sys.stdin], [], [], 0.02)[0]: break
 print(json.dumps({"rounds": rounds, "hits": sorted(map(str, hits))}), flush=True)
 """

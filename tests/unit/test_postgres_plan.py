@@ -7,9 +7,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-
 from ansible_collections.groundplane.onprem.plugins.module_utils import postgres_plan
 from ansible_collections.groundplane.onprem.plugins.module_utils.postgres_plan import (
     Database,
@@ -22,6 +19,8 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.postgres_plan i
     system_roles,
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.postgres_scram import make_verifier
+from hypothesis import given
+from hypothesis import strategies as st
 
 PASSWORD = "correct horse battery staple"
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 import base64
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from ansible_collections.groundplane.onprem.plugins.module_utils.postgres_scram import (
     make_verifier,
     matches,
     saslprep,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 # RFC 7677, section 3: password "pencil", 4096 rounds.
 SALT = base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ==")

@@ -237,6 +237,16 @@ def test_a_failure_at_any_step_leaves_all_as_it_was(
         assert all(is_as_declared(item) for item in entries)
 
 
+@pytest.mark.parametrize("state", ["directory", "absent"])
+def test_a_path_inside_of_what_goes_is_refused_through_a_link_too(tmp_path: Path, state: str) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "d").symlink_to("a")
+    entries = [entry(tmp_path / "a", state="absent", recurse=True), entry(tmp_path / "d/b", state=state, mode=0o755)]
+    with pytest.raises(TreeError, match=re.escape(f"lies in {tmp_path}/a, and {tmp_path}/a is declared absent")):
+        converge(entries)
+    assert (tmp_path / "a").is_dir()
+
+
 def test_every_step_of_one_large_change_is_undone(tmp_path: Path) -> None:
     """Not by chance: one tree that has each kind of change, with a failure at each of its calls."""
     before = {
