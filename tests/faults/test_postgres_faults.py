@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.cluster import wait_until_sound
+from tests.faults.cluster import data_address, wait_until_sound
 from tests.faults.drill import RUNS, frozen
 from tests.faults.outcomes import Drill
 from tests.faults.postgres_writer import Witnesses
@@ -104,6 +104,9 @@ def test_a_frozen_standby_stalls_no_commit(lab: Lab, postgres_writer: Writer, ru
     drill.holds(gap=1.5)
 
 
+CONTINUE = "systemctl kill --signal CONT --kill-whom main patroni"
+
+
 def test_patroni_that_stands_still_is_no_second_primary(lab: Lab, postgres_writer: Writer, runs: range) -> None:
     """Without a watchdog its PostgreSQL goes on, while another member leads: nothing that it takes is acknowledged."""
     drill = Drill("postgres_patroni_stopped")
@@ -111,13 +114,52 @@ def test_patroni_that_stands_still_is_no_second_primary(lab: Lab, postgres_write
         wait_until_sound(lab)
         with Witnesses(lab) as witnesses, postgres_writer:
             primary = witnesses.leader()
-            lab.run(primary, "systemctl kill --signal STOP --kill-whom main patroni")
+            lab.run(
+                primary,
+                f"systemd-run --quiet --collect --on-active=90 {CONTINUE}; "  # also when this test is killed
+                "systemctl kill --signal STOP --kill-whom main patroni",
+            )
             try:
                 heir = witnesses.leader(besides=primary)
                 postgres_writer.recovered(time.time(), 60)
                 postgres_writer.watch(3)
             finally:
-                lab.run(primary, "systemctl kill --signal CONT --kill-whom main patroni")
+                lab.run(primary, CONTINUE)
+            returned = wait_until_sound(lab, heir)
+        drill.add(postgres_writer, witnesses, standby_again_s=returned)
+    drill.record()
+    drill.holds(gap=30)
+
+
+PART = """
+systemd-run --quiet --collect --on-active=120 nft destroy table inet drill  # also when this test is killed
+nft -f - <<'END'
+add table inet drill
+add set inet drill peers {{ type ipv4_addr; elements = {{ {peers} }}; }}
+add chain inet drill in {{ type filter hook input priority -300; }}
+add rule inet drill in ip saddr @peers drop
+add chain inet drill out {{ type filter hook output priority -300; }}
+add rule inet drill out ip daddr @peers drop
+END
+"""
+
+
+def test_a_primary_cut_off_from_its_peers_acknowledges_nothing(lab: Lab, postgres_writer: Writer, runs: range) -> None:
+    """Clients still reach it, and its Patroni runs; neither its store nor its standbys answer."""
+    drill = Drill("postgres_primary_cut_off")
+    for _ in runs:
+        wait_until_sound(lab)
+        with Witnesses(lab) as witnesses, postgres_writer:
+            primary = witnesses.leader()
+            peers = others(lab, primary)
+            part = PART.format(peers=", ".join(data_address(lab, host) for host in peers))
+            lab.run(primary, f"set -e; {part}")
+            try:
+                heir = witnesses.leader(besides=primary)
+                postgres_writer.recovered(time.time(), 60)
+                postgres_writer.watch(3)
+            finally:
+                lab.run(primary, "nft destroy table inet drill")
             returned = wait_until_sound(lab, heir)
         drill.add(postgres_writer, witnesses, standby_again_s=returned)
     drill.record()

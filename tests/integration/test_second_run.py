@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING
 
@@ -17,9 +16,7 @@ if TYPE_CHECKING:
 
 import pytest
 
-PATRONI = (
-    "curl -sS --cacert /etc/groundplane/pki/ca.crt --cert {tls}.crt --key {tls}.key https://$(hostname):8008/config"
-)
+PATRONICTL = "patronictl -c /etc/patroni/config.yml"
 MANAGED_FILE = "/etc/haproxy/haproxy.cfg"
 SECONDS_ALLOWED = 60
 
@@ -43,15 +40,9 @@ def test_check_on_the_live_site_predicts_nothing(lab: Lab) -> None:
 def drift(lab: Lab) -> Iterator[None]:
     """One managed file and one parameter of Patroni's dynamic configuration are edited by hand."""
     lab.run("lb1", f"echo '# edited by hand' >> {MANAGED_FILE}")
-    lab.run("data1", patroni_config(lab, "-X PATCH -d '{\"loop_wait\": 6}'"))
+    lab.run("data1", f"{PATRONICTL} edit-config --force --quiet -s loop_wait=6")
     yield
     lab.play("site")
-
-
-def patroni_config(lab: Lab, arguments: str = "") -> str:
-    """Shell command that talks to Patroni's dynamic configuration with the host's certificate."""
-    certificate = next(one for one in lab.certificates("postgres") if "client" in one["usages"])
-    return PATRONI.format(tls=f"{certificate['directory']}/{certificate['name']}") + f" {arguments}"
 
 
 @pytest.mark.usefixtures("drift")
@@ -64,10 +55,11 @@ def test_drift_by_hand_is_found_exactly_and_repaired(lab: Lab) -> None:
     assert set(changed) <= set(lab.groups["postgres"]), check.output
     assert "-# edited by hand" in check.output
     assert "loop_wait" in check.output
+    assert "loop_wait: 6" in lab.out("data1", f"{PATRONICTL} show-config"), "a check run wrote"
     assert "# edited by hand" in lab.out("lb1", f"tail -1 {MANAGED_FILE}"), "a check run wrote"
 
     repaired = lab.play("site")
     assert repaired.returncode == 0, repaired.output[-4000:]
     assert "# edited by hand" not in lab.out("lb1", f"cat {MANAGED_FILE}")
-    assert json.loads(lab.out("data1", patroni_config(lab)))["loop_wait"] != 6
+    assert "loop_wait: 6" not in lab.out("data1", f"{PATRONICTL} show-config")
     assert lab.play("site").changed == {}
