@@ -1,0 +1,85 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a run that changes nothing costs: tasks a host and seconds a host, for each role. More tasks than budgeted fail."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from tests import results
+
+if TYPE_CHECKING:
+    from tests.lab import Lab
+
+BUDGET: dict[str, int] = yaml.safe_load((Path(__file__).parent / "budget.yml").read_text())
+HEADER = re.compile(r"^TASK \[(?:groundplane\.onprem\.(?P<role>\w+) : )?(?P<name>.*)\] \*+$")
+CLOCK = re.compile(r"\(\d+:\d\d:[\d.]+\)\s+(\d+):(\d\d):([\d.]+) \*+$")
+DONE = re.compile(r"^(?:ok|changed): \[(?P<host>[^\] ]+)")
+
+
+@dataclass
+class Cost:
+    """What one role cost in one run."""
+
+    seconds: float = 0.0
+    tasks: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    @property
+    def tasks_a_host(self) -> int:
+        """Tasks on the host that had most."""
+        return max(self.tasks.values(), default=0)
+
+    @property
+    def seconds_a_host(self) -> float:
+        """Wall seconds shared by the hosts that the role ran on."""
+        return round(self.seconds / max(len(self.tasks), 1), 2)
+
+
+def costs(output: str) -> dict[str, Cost]:
+    """Read a run's output under the callback ansible.posix.profile_tasks.
+
+    Validations of arguments and includes run on the controller alone and are not counted as tasks of a host.
+    """
+    found: dict[str, Cost] = defaultdict(Cost)
+    role, counts, started = "playbook", False, 0.0
+    running = role
+    for line in output.splitlines():
+        if header := HEADER.match(line):
+            role, counts = header["role"] or "playbook", not header["name"].startswith("Validating arguments")
+        elif clock := CLOCK.search(line):
+            now = int(clock[1]) * 3600 + int(clock[2]) * 60 + float(clock[3])
+            found[running].seconds += now - started
+            running, started = role, now
+        elif (done := DONE.match(line)) and counts:
+            found[role].tasks[done["host"]] += 1
+    return found
+
+
+@pytest.mark.parametrize("mode", ["second", "check"])
+def test_a_run_without_changes_keeps_its_budget(lab: Lab, mode: str) -> None:
+    arguments = ["--check"] if mode == "check" else []
+    done = subprocess.run(
+        ["ansible-playbook", "-i", str(lab.inventory), "playbooks/site.yml", *arguments],
+        cwd=lab.directory.parent,
+        env=lab.environment | {"ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    measured = costs(done.stdout)
+    results.record(
+        f"site_cost_{mode}",
+        {role: {"tasks_a_host": c.tasks_a_host, "seconds_a_host": c.seconds_a_host} for role, c in measured.items()},
+    )
+    over = {role: c.tasks_a_host for role, c in measured.items() if c.tasks_a_host > BUDGET.get(role, 0)}
+    assert over == {}, "more tasks a host than tests/bench/budget.yml allows"
