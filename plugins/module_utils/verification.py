@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 NOBODY = "nobody"
+# Identities that a mutual port must turn away; tests add the last two.
+UNWELCOME = {NOBODY: "without a certificate", "stranger": "of another CA", "expired": "with an expired certificate"}
 
 
 def targets(listens: Iterable[Mapping[str, Any]], server_name: str) -> list[dict[str, Any]]:
@@ -79,12 +81,16 @@ def breaches(host: str, listens: Iterable[Mapping[str, Any]], answers: Sequence[
         for address in listen["addresses"].values():
             what = f"{host}: {listen['service']} {listen['name']} on {address}:{listen['port']}"
             here = dict(said[address, listen["port"]])
-            nobody = here.pop(NOBODY)
+            unwelcome = {name: here.pop(name) for name in UNWELCOME if name in here}
             if all(one["outcome"] != "accepted" for one in here.values()):
                 why = "; ".join(f"{name}: {one['outcome']}, {one['detail']}" for name, one in here.items())
                 found.append(f"{what} lets none of the host's own certificates in ({why}).")
-            elif listen["tls"] == "mutual" and nobody["outcome"] != "refused":
-                found.append(f"{what} must refuse a client without a certificate and answers: {nobody['outcome']}.")
+            elif listen["tls"] == "mutual":
+                found += [
+                    f"{what} must refuse a client {UNWELCOME[name]} and answers: {one['outcome']}."
+                    for name, one in unwelcome.items()
+                    if one["outcome"] != "refused"
+                ]
     return found
 
 

@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a run that changes nothing costs: tasks a host and seconds a host, for each role. More tasks than budgeted fail."""
+"""What a run that changes nothing costs, by role: tasks a host and seconds a host. More tasks than budgeted fail."""
 
 from __future__ import annotations
 

@@ -124,3 +124,12 @@ def test_replicas_of_a_single_member_are_no_target() -> None:
     assert verification.endpoint_targets([endpoint | {"members": [{}, {}]}], "x") == [
         {"address": "10.0.2.9", "port": 5433, "server_name": "replicas.pg.x"}
     ]
+
+
+@pytest.mark.parametrize(
+    ("identity", "who"), [("stranger", "of another CA"), ("expired", "with an expired certificate")]
+)
+def test_a_mutual_port_must_refuse_strangers_and_the_expired(identity: str, who: str) -> None:
+    told = verification.breaches("data1", LISTENS, [*answers(), answer(2379, identity, "accepted")])
+    assert told == [f"data1: etcd client on 10.0.3.1:2379 must refuse a client {who} and answers: accepted."]
+    assert verification.breaches("data1", LISTENS, [*answers(), answer(2379, identity, "refused")]) == []
