@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CA = "/etc/groundplane/pki/ca.crt"
 TLS = "/etc/etcd/tls/etcd"
-PATIENCE = 2.0
+PATIENCE = 1.0
 """Seconds that the writer gives each member before it asks the next."""
 
 
