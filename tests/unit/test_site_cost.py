@@ -13,7 +13,7 @@ ok: [data1]
 ok: [data2]
 
 TASK [groundplane.onprem.etcd : The files are as declared] *********************
-Tuesday 24 November 2026  09:00:01 +0000 (0:00:00.500)       0:00:01.500 ******
+Tuesday 24 November 2026  09:00:01 +0000 (0:00:00.500)       0:00:01.500 ****** 
 ok: [data1]
 changed: [data2]
 
