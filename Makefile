@@ -8,7 +8,7 @@ CACHE     := $(HOME)/.cache/groundplane
 VENV      := $(CACHE)/venv-$(shell sha256sum requirements.lock | cut -c1-12)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup lab lab-down site verify test lint unit integration faults bench
+.PHONY: help setup lab lab-down site verify test lint docs unit integration faults bench
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ verify: setup ## Ask the live site whether it is what the contracts say
 
 lint: setup ## ruff, mypy --strict, yamllint, ansible-lint (production), changelog
 	tests/lint
+
+docs: setup ## The pages of roles and plugins, written anew from the code
+	docs/generate.py
 
 unit: setup ## Pure tests, in parallel
 	pytest -q -n auto tests/unit
