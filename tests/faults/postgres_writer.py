@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shlex
 import socket
 import struct
@@ -329,25 +330,29 @@ class Witnesses:
 
 
 def spans_of(record: Record, answer: str, period: float) -> list[tuple[float, float]]:
-    """When a member gave an answer without a break. A question counts for the moment at which it was asked."""
+    """When a member gave an answer without a break: from the first question to the last answer.
+
+    A question that waited longer than a period counts for one period only: who stood still meanwhile did nothing.
+    """
     spans: list[tuple[float, float]] = []
     open_ended = False
     for attempt in sorted(record.attempts, key=lambda attempt: attempt.sent):
-        if attempt.answer != answer:
+        if attempt.answer != answer or attempt.acked is None:
             open_ended = False
             continue
+        end = min(attempt.acked, attempt.sent + period)
         if open_ended and attempt.sent - spans[-1][1] < 1:
-            spans[-1] = (spans[-1][0], attempt.sent + period)
+            spans[-1] = (spans[-1][0], end)
         else:
-            spans.append((attempt.sent, attempt.sent + period))
+            spans.append((attempt.sent, end))
         open_ended = True
     return spans
 
 
 def overlap(spans: dict[str, list[tuple[float, float]]]) -> float:
-    """Milliseconds for which spans of two hosts overlap."""
+    """Milliseconds for which spans of two hosts overlap, rounded up: none is too short to be told."""
     hosts = sorted(spans)
-    return round(
+    return math.ceil(
         1000
         * sum(
             max(0.0, min(a[1], b[1]) - max(a[0], b[0]))

@@ -43,6 +43,13 @@ def test_role_has_the_files_of_a_role(role: Path) -> None:
     assert [name for name in expected if not (role / name).exists()] == []
 
 
+def test_role_has_a_scenario_that_spoils_repairs_and_looks(role: Path) -> None:
+    """`lab_site` makes the nodes of all scenarios and needs none of its own."""
+    if role.name != "lab_site":
+        scenario = ROOT / "molecule" / role.name
+        assert sorted(path.name for path in scenario.iterdir()) == ["molecule.yml", "spoil.yml", "verify.yml"]
+
+
 def test_every_default_is_specified_and_equal(role: Path) -> None:
     defaults = load(role / "defaults" / "main.yml") or {}
     specified = options(role)
