@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.cluster import data_address, wait_until_sound
-from tests.faults.drill import RUNS, frozen
+from tests.faults.cluster import data_address, etcd_leader, wait_until_sound
+from tests.faults.drill import RUNS, frozen, wait_for
 from tests.faults.outcomes import Drill
 from tests.faults.postgres_writer import Witnesses
 
@@ -114,9 +114,10 @@ def test_patroni_that_stands_still_is_no_second_primary(lab: Lab, postgres_write
         wait_until_sound(lab)
         with Witnesses(lab) as witnesses, postgres_writer:
             primary = witnesses.leader()
+            # The timer wakes it also when this test is killed.
             lab.run(
                 primary,
-                f"systemd-run --quiet --collect --on-active=90 {CONTINUE}; "  # also when this test is killed
+                f"systemd-run --quiet --collect --on-active=90 {CONTINUE}; "
                 "systemctl kill --signal STOP --kill-whom main patroni",
             )
             try:
@@ -131,8 +132,9 @@ def test_patroni_that_stands_still_is_no_second_primary(lab: Lab, postgres_write
     drill.holds(gap=30)
 
 
+# The timer heals the host also when this test is killed.
 PART = """
-systemd-run --quiet --collect --on-active=120 nft destroy table inet drill  # also when this test is killed
+systemd-run --quiet --collect --unit drill-heal --on-active=120 nft destroy table inet drill
 nft -f - <<'END'
 add table inet drill
 add set inet drill peers {{ type ipv4_addr; elements = {{ {peers} }}; }}
@@ -159,8 +161,10 @@ def test_a_primary_cut_off_from_its_peers_acknowledges_nothing(lab: Lab, postgre
                 postgres_writer.recovered(time.time(), 60)
                 postgres_writer.watch(3)
             finally:
-                lab.run(primary, "nft destroy table inet drill")
+                lab.run(primary, "nft destroy table inet drill; systemctl stop drill-heal.timer")
+            healed = time.monotonic()
             returned = wait_until_sound(lab, heir)
-        drill.add(postgres_writer, witnesses, standby_again_s=returned)
+            wait_for(lambda: etcd_leader(lab), 120, "every member of the store follows one leader")
+        drill.add(postgres_writer, witnesses, standby_again_s=returned, store_again_s=time.monotonic() - healed)
     drill.record()
     drill.holds(gap=30)
