@@ -1,0 +1,87 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Kernel settings: what a boot would give, and where the running kernel differs from it.
+
+Pure text work over sysctl.d(5): of two files with the same name the one in the earlier directory counts, files are read
+in the order of their names, and the last value of a key holds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+DIRECTORIES: Final = ("etc/sysctl.d", "run/sysctl.d", "usr/local/lib/sysctl.d", "usr/lib/sysctl.d")
+"""Below the root of the file system, the most important one first (sysctl.d(5), "Configuration directories")."""
+
+
+def parse(text: str) -> dict[str, str]:
+    """Keys and values of one file; patterns and excluded keys are left out.
+
+    Args:
+        text: lines of `key = value`. A key may be written with slashes, and with a `-` before it, which says that a
+            failure is to be ignored.
+    """
+    found: dict[str, str] = {}
+    for raw in text.splitlines():
+        line = raw.strip()
+        if not line or line[0] in "#;":
+            continue
+        key, equals, value = line.partition("=")
+        name = key.strip().removeprefix("-")
+        if equals and not set(name) & set("*?["):
+            found[_dotted(name)] = " ".join(value.split())
+    return found
+
+
+def _dotted(name: str) -> str:
+    """A key with dots between its parts. One that begins with a part and a slash has dots in its parts (eth0.100)."""
+    separator = next((character for character in name if character in "./"), ".")
+    return name.translate(str.maketrans("./", "/.")) if separator == "/" else name
+
+
+def of_a_boot(root: Path = Path("/")) -> dict[str, str]:
+    """The values that the files of a host give at its next boot.
+
+    Args:
+        root: where the file system of the host begins.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    files: dict[str, Path] = {}
+    for directory in reversed(DIRECTORIES):
+        files |= {path.name: path for path in (root / directory).glob("*.conf")}
+    values: dict[str, str] = {}
+    for name in sorted(files):
+        values |= parse(files[name].read_text(encoding="utf-8"))
+    return values
+
+
+def path_of(key: str, root: Path = Path("/")) -> Path:
+    """Where the kernel shows a setting."""
+    return root / "proc/sys" / key.translate(str.maketrans("./", "/."))
+
+
+def running(keys: Iterable[str], root: Path = Path("/")) -> dict[str, str]:
+    """What the kernel has now, for those of the keys that it knows and shows.
+
+    Args:
+        keys: with dots between their parts.
+        root: where the file system of the host begins.
+    """
+    found: dict[str, str] = {}
+    for key in keys:
+        try:
+            found[key] = " ".join(path_of(key, root).read_text(encoding="utf-8").split())
+        except (FileNotFoundError, PermissionError):
+            continue  # a newer kernel's, or one that can only be written
+    return found
+
+
+def drift(wanted: Mapping[str, str], has: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Settings that differ: key to what is and what should be."""
+    return {key: (has[key], wanted[key]) for key in sorted(wanted) if key in has and has[key] != wanted[key]}
