@@ -340,6 +340,7 @@ def pages() -> dict[str, str]:
             if unknown := sorted(set(names) - known[subject]):
                 raise PageError(f"docs/templates/links.yml: {name}: {unknown[0]} is not one of the {subject}")
     templates = environment()
+    entries = {role.name: entry_points(role) for role in roles}
     made: dict[str, str] = {}
     for role in roles:
         notes = ROOT / "docs/roles" / f"{role.name}.md"
@@ -348,7 +349,7 @@ def pages() -> dict[str, str]:
             "role.md.j2",
             "../../docs/plugins/",
             role=role.name,
-            entries=entry_points(role),
+            entries=entries[role.name],
             contract=service(role / "meta/service.yml"),
             notes=notes.read_text() if notes.exists() else "",
             scenario="default" if role.name == "lab_site" else role.name,
@@ -371,7 +372,7 @@ def pages() -> dict[str, str]:
         "index.md.j2",
         "plugins/",
         written=written,
-        roles=[(role.name, entry_points(role)[0]["title"]) for role in roles],
+        roles=[(name, called[0]["title"]) for name, called in entries.items()],
         plugins=documented,
         kinds=KINDS.values(),
     )

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 DIRECTORIES: Final = ("etc/sysctl.d", "run/sysctl.d", "usr/local/lib/sysctl.d", "usr/lib/sysctl.d")
 """Below the root of the file system, the most important one first (sysctl.d(5), "Configuration directories")."""
 
+_SWAP: Final = str.maketrans("./", "/.")
+"""Between a key and its path below /proc/sys: dots and slashes change places."""
+
 
 def parse(text: str) -> dict[str, str]:
     """Keys and values of one file; patterns and excluded keys are left out.
@@ -40,7 +43,7 @@ def parse(text: str) -> dict[str, str]:
 def _dotted(name: str) -> str:
     """A key with dots between its parts. One that begins with a part and a slash has dots in its parts (eth0.100)."""
     separator = next((character for character in name if character in "./"), ".")
-    return name.translate(str.maketrans("./", "/.")) if separator == "/" else name
+    return name.translate(_SWAP) if separator == "/" else name
 
 
 def of_a_boot(root: Path = Path("/")) -> dict[str, str]:
@@ -63,7 +66,7 @@ def of_a_boot(root: Path = Path("/")) -> dict[str, str]:
 
 def path_of(key: str, root: Path = Path("/")) -> Path:
     """Where the kernel shows a setting."""
-    return root / "proc/sys" / key.translate(str.maketrans("./", "/."))
+    return root / "proc/sys" / key.translate(_SWAP)
 
 
 def running(keys: Iterable[str], root: Path = Path("/")) -> dict[str, str]:
