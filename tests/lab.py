@@ -43,6 +43,12 @@ class Play:
         """Hosts that changed, with the number of changed tasks."""
         return {host: counts["changed"] for host, counts in self.recap.items() if counts["changed"]}
 
+    @property
+    def changes(self) -> list[str]:
+        """What the run printed of each change, its diff included, under the name of its task."""
+        tasks = re.split(r"^(?=TASK \[|RUNNING HANDLER \[|PLAY )", self.output, flags=re.MULTILINE)
+        return [task for task in tasks if re.search(r"^changed: \[", task, re.MULTILINE)]
+
 
 @dataclass
 class Lab:

@@ -106,6 +106,18 @@ class PatroniCluster:
             return Health.UNKNOWN, {}, f"{url}: answered {answer.status}"
         return (Health.SERVING if status.get("state") == "running" else Health.FAILING), status, ""
 
+    def last_seen(self) -> dict[str, int]:
+        """When each member last read the store, in seconds since the epoch by its own clock.
+
+        One that runs and does not answer has 0; one whose REST API is closed is left out: it reads when it starts.
+        """
+        answers = zip(self.rest, self._crew.map(self._look, self.rest), strict=True)
+        return {
+            url: int(status.get("dcs_last_seen", 0))
+            for url, (health, status, _cause) in answers
+            if health is not Health.DOWN
+        }
+
     def scope(self) -> str:
         """The name that the cluster has for Patroni itself.
 

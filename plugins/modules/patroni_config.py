@@ -49,7 +49,9 @@ options:
     type: path
     required: true
   settle:
-    description: Seconds within which the members take a change, so that RV(pending_restart) is true afterwards.
+    description:
+      - Seconds within which the members take a change, so that RV(pending_restart) is true afterwards: some rounds of
+        Patroni's C(loop_wait). A member that runs and has not taken it by then is named in a warning.
     type: float
     default: 30
 attributes:
@@ -111,8 +113,8 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.patroni_dynamic
 POLL = 0.2
 """Seconds between two looks."""
 
-CALM = 2.0
-"""Seconds without a change of who needs a restart, after which all have looked."""
+ROUNDS = 2
+"""Reads of the store after which a member has taken a change: it reads, acts, takes what is new, and reads again."""
 
 
 def converge(module: AnsibleModule, patroni: PatroniCluster) -> dict[str, Any]:
@@ -138,24 +140,39 @@ def converge(module: AnsibleModule, patroni: PatroniCluster) -> dict[str, Any]:
         if left:
             raise PatroniError(f"Patroni cluster {params['cluster']} does not keep {', '.join(sorted(left))}")
         if "postgresql" in steps.patch:
-            _wait_until_taken(patroni, params["settle"])
+            for url in wait_until_taken(patroni, params["settle"]):
+                module.warn(
+                    f"Patroni cluster {params['cluster']}: {url} has not taken the new configuration after "
+                    f"{params['settle']:g} s; whether its PostgreSQL needs a restart is not known"
+                )
     result["pending_restart"] = sorted(member.name for member in patroni.read().members if member.pending_restart)
     return result
 
 
-def _wait_until_taken(patroni: PatroniCluster, settle: float) -> None:
-    """Wait until no more members turn out to need a restart, or to need none any more.
+def wait_until_taken(patroni: PatroniCluster, settle: float) -> list[str]:
+    """Wait until the members have read the configuration and acted on it.
 
-    A change of the configuration wakes all members at once; they tell by nothing but this flag that they have looked.
+    A change wakes all members, but one that has just lost its connection to the store sees it seconds later. That a
+    member needs no restart says nothing before it has looked, and that it has looked it tells by when it last read.
+
+    Args:
+        patroni: the cluster, whose configuration was changed a moment ago.
+        settle: seconds to wait.
+
+    Returns:
+        The REST APIs of members that run and have not taken it by then.
     """
     deadline = time.monotonic() + settle
-    flagged: set[str] | None = None
-    calm = time.monotonic()
-    while time.monotonic() < min(deadline, calm + CALM):
-        now = {member.name for member in patroni.read().members if member.pending_restart}
-        if now != flagged:
-            flagged, calm = now, time.monotonic()
+    last = patroni.last_seen()
+    rounds = dict.fromkeys(last, 0)
+    while behind := [url for url, count in rounds.items() if count < ROUNDS]:
+        if time.monotonic() > deadline:
+            return behind
         time.sleep(POLL)
+        for url, seen in patroni.last_seen().items():
+            rounds[url] = rounds.get(url, 0) + (seen > last.get(url, 0))
+            last[url] = max(seen, last.get(url, 0))
+    return []
 
 
 def _text(config: dict[str, Any]) -> str:

@@ -90,9 +90,9 @@ def test_killed_run_converges(lab: Lab, postgres_writer: Writer, tmp_path: Path,
         killed = kill_at_task(lab, number, delay, variables, tmp_path / "killed.log")
         again = lab.play("site", "-e", variables)
         assert again.returncode == 0, f"killed at {killed}\n{again.output[-4000:]}"
-        idle = lab.play("site", "-e", variables)
+        idle = lab.play("site", "--diff", "-e", variables)
         assert idle.returncode == 0, f"killed at {killed}\n{idle.output[-4000:]}"
-        assert idle.changed == {}, f"killed at {killed}\n{idle.output[-6000:]}"
+        assert idle.changed == {}, "\n".join([f"killed at {killed}", *idle.changes])
     outcome = postgres_writer.outcome()
     results.record(
         f"interrupted_run_{seed}",

@@ -307,6 +307,20 @@ def test_drift_of_what_members_share_is_found_by_check_and_repaired(lab: Lab) ->
     assert "work_mem" not in shown
 
 
+def test_a_member_that_looks_late_still_says_that_it_needs_a_restart(lab: Lab) -> None:
+    members = lab.groups["postgres"]
+    standby = next(host for host in members if host != leader(lab))
+    play = "../tests/integration/patroni_config"
+    lab.run(standby, "kill -STOP $(pgrep -xo patroni); (sleep 8; kill -CONT $(pgrep -xo patroni)) >/dev/null 2>&1 &")
+    try:
+        changed = lab.play(play, "-e", '{"parameters": {"max_worker_processes": 9}}')
+        assert changed.returncode == 0, changed.output
+        assert f"pending: {' '.join(sorted(members))}." in changed.output
+    finally:
+        back = lab.play(play, "-e", '{"parameters": {"max_worker_processes": 8}}')
+    assert "pending: ." in back.output, back.output
+
+
 def test_drift_of_roles_is_found_by_check_and_repaired(lab: Lab) -> None:
     primary = leader(lab)
     sql(lab, primary, "ALTER ROLE app SUPERUSER CONNECTION LIMIT 3; GRANT CONNECT ON DATABASE app TO PUBLIC;")

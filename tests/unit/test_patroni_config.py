@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from ansible_collections.groundplane.onprem.plugins.module_utils.patroni_dynamic import merge, plan, same
+from ansible_collections.groundplane.onprem.plugins.modules import patroni_config
 from hypothesis import given
 from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from ansible_collections.groundplane.onprem.plugins.module_utils.patroni_cluster import PatroniCluster
 
 LIVE: dict[str, Any] = {
     "ttl": 30,
@@ -114,3 +118,31 @@ def test_one_patch_is_enough_and_the_second_run_sends_nothing(
 def test_what_is_live_declared_back_is_no_change(live: dict[str, Any]) -> None:
     steps = plan(live, live, exact=True)
     assert (steps.patch, steps.after) == ({}, live)
+
+
+class Story:
+    """When members last read the store, look by look; the last look is what stays."""
+
+    def __init__(self, *looks: dict[str, int]) -> None:
+        self.looks = list(looks)
+
+    def last_seen(self) -> dict[str, int]:
+        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+
+
+@pytest.mark.parametrize(
+    ("looks", "behind"),
+    [
+        ([{"a": 7, "b": 7}, {"a": 8, "b": 8}, {"a": 11, "b": 11}], []),
+        ([{"a": 7, "b": 7}, {"a": 8, "b": 7}, {"a": 11, "b": 9}, {"a": 14, "b": 12}], []),
+        ([{"a": 7, "b": 7}, {"a": 8, "b": 7}, {"a": 11, "b": 9}], ["b"]),  # read it, and may not have acted on it
+        ([{"a": 7, "b": 0}, {"a": 8, "b": 0}, {"a": 11, "b": 0}], ["b"]),  # runs and does not answer
+        ([{"a": 7}, {"a": 8, "b": 8}, {"a": 11, "b": 11}, {"a": 11, "b": 14}], []),  # started meanwhile
+        ([{"a": 7}, {"a": 9}, {}, {"a": 12}], []),
+    ],
+)
+def test_members_are_waited_for_until_they_have_read_and_acted(
+    monkeypatch: pytest.MonkeyPatch, looks: list[dict[str, int]], behind: list[str]
+) -> None:
+    monkeypatch.setattr(patroni_config, "POLL", 0.001)
+    assert patroni_config.wait_until_taken(cast("PatroniCluster", Story(*looks)), settle=0.1) == behind
