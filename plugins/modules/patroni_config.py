@@ -50,7 +50,7 @@ options:
     required: true
   settle:
     description:
-      - Seconds within which the members take a change, so that RV(pending_restart) is true afterwards: some rounds of
+      - Seconds within which the members take a change, so that RV(pending_restart) is true afterwards; some rounds of
         Patroni's C(loop_wait). A member that runs and has not taken it by then is named in a warning.
     type: float
     default: 30
