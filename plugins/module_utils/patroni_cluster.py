@@ -88,12 +88,16 @@ class PatroniCluster:
         Raises:
             PatroniError: nobody knows the cluster.
         """
-        answers = dict(zip(self.rest, self._crew.map(self._look, self.rest), strict=True))
+        answers = self._answers()
         answering = [url for url, (_health, status, _cause) in answers.items() if status]
         cluster = self.ask("GET", "/cluster", urls=answering or self.rest).json()
         config = self.ask("GET", "/config", urls=answering or self.rest).json()
         here = next((url for url in self.rest if is_local(url)), "")
         return parse_state(self.name, cluster, config, answers, {here: member} if here and member else {})
+
+    def _answers(self) -> dict[str, tuple[Health, dict[str, Any], str]]:
+        """Each member's own word, by its REST API."""
+        return dict(zip(self.rest, self._crew.map(self._look, self.rest), strict=True))
 
     def _look(self, url: str) -> tuple[Health, dict[str, Any], str]:
         """One member's own word."""
@@ -111,10 +115,9 @@ class PatroniCluster:
 
         One that runs and does not answer has 0; one whose REST API is closed is left out: it reads when it starts.
         """
-        answers = zip(self.rest, self._crew.map(self._look, self.rest), strict=True)
         return {
             url: int(status.get("dcs_last_seen", 0))
-            for url, (health, status, _cause) in answers
+            for url, (health, status, _cause) in self._answers().items()
             if health is not Health.DOWN
         }
 

@@ -163,16 +163,15 @@ def wait_until_taken(patroni: PatroniCluster, settle: float) -> list[str]:
         The REST APIs of members that run and have not taken it by then.
     """
     deadline = time.monotonic() + settle
-    last = patroni.last_seen()
-    rounds = dict.fromkeys(last, 0)
-    while behind := [url for url, count in rounds.items() if count < ROUNDS]:
-        if time.monotonic() > deadline:
+    reads: dict[str, set[int]] = {}
+    while True:
+        for url, seen in patroni.last_seen().items():
+            reads.setdefault(url, set()).update({seen} - {0})
+        # The first read that a member tells of may be one from before the change.
+        behind = [url for url, times in reads.items() if len(times) <= ROUNDS]
+        if not behind or time.monotonic() > deadline:
             return behind
         time.sleep(POLL)
-        for url, seen in patroni.last_seen().items():
-            rounds[url] = rounds.get(url, 0) + (seen > last.get(url, 0))
-            last[url] = max(seen, last.get(url, 0))
-    return []
 
 
 def _text(config: dict[str, Any]) -> str:

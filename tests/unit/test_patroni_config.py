@@ -137,6 +137,7 @@ class Story:
         ([{"a": 7, "b": 7}, {"a": 8, "b": 7}, {"a": 11, "b": 9}, {"a": 14, "b": 12}], []),
         ([{"a": 7, "b": 7}, {"a": 8, "b": 7}, {"a": 11, "b": 9}], ["b"]),  # read it, and may not have acted on it
         ([{"a": 7, "b": 0}, {"a": 8, "b": 0}, {"a": 11, "b": 0}], ["b"]),  # runs and does not answer
+        ([{"a": 7, "b": 0}, {"a": 8, "b": 7}, {"a": 11, "b": 9}], ["b"]),  # told first of a read before the change
         ([{"a": 7}, {"a": 8, "b": 8}, {"a": 11, "b": 11}, {"a": 11, "b": 14}], []),  # started meanwhile
         ([{"a": 7}, {"a": 9}, {}, {"a": 12}], []),
     ],
