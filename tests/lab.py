@@ -74,8 +74,26 @@ class Lab:
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
-        """Group name to its hosts."""
-        return {name: group["hosts"] for name, group in self._listing.items() if name != "_meta" and "hosts" in group}
+        """Group name to its hosts, those of its children included; groups without hosts are left out."""
+
+        def members(name: str) -> list[str]:
+            group = self._listing.get(name, {})
+            below = [host for child in group.get("children", []) for host in members(child)]
+            return list(dict.fromkeys([*group.get("hosts", []), *below]))
+
+        named = {name: members(name) for name in self._listing if name not in ("_meta", "all")}
+        return {name: hosts for name, hosts in named.items() if hosts}
+
+    @cached_property
+    def pattern(self) -> str:
+        """The hosts that plays run on unless a test names others: GROUNDPLANE_HOSTS, by default all."""
+        return os.environ.get("GROUNDPLANE_HOSTS") or "all"
+
+    @cached_property
+    def hosts(self) -> list[str]:
+        """The hosts of that pattern, sorted: those of the inventory that are awake."""
+        done = self.local("ansible", "-i", str(self.inventory), self.pattern, "--list-hosts")
+        return sorted(done.stdout.split()[2:])  # after "hosts (N):"
 
     @cached_property
     def _listing(self) -> dict[str, Any]:
@@ -134,12 +152,14 @@ class Lab:
         return self.local("podman", *argv, timeout=timeout)
 
     def play(self, playbook: str, *arguments: str, timeout: float = 1800) -> Play:
-        """Run playbooks/<playbook>.yml against the lab to its end."""
+        """Run playbooks/<playbook>.yml against the lab to its end; without `--limit` on the hosts of `pattern`."""
+        limit = [] if self.pattern == "all" or "--limit" in arguments else ["--limit", self.pattern]
         done = self.local(
             "ansible-playbook",
             "-i",
             str(self.inventory),
             f"playbooks/{playbook}.yml",
+            *limit,
             *arguments,
             timeout=timeout,
             check=False,
