@@ -8,7 +8,7 @@ CACHE     := $(HOME)/.cache/groundplane
 VENV      := $(CACHE)/venv-$(shell sha256sum requirements.lock | cut -c1-12)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup lab lab-down site verify test lint docs unit integration faults bench
+.PHONY: help setup lab lab-down site verify test lint docs unit integration faults bench sleep wake
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -26,6 +26,12 @@ lab: setup ## A whole site on this machine: hosts, networks, playbooks/site.yml,
 lab-down: setup ## Remove all that `make lab` created
 	ansible-playbook playbooks/lab_down.yml
 
+sleep: setup ## The lab's Kubernetes nodes stand still; run the rest with GROUNDPLANE_HOSTS='all:!kubernetes'
+	tests/sleep kubernetes
+
+wake: setup ## The lab's Kubernetes nodes go on
+	tests/sleep --wake kubernetes
+
 site: setup ## Converge the site of INVENTORY (default: the lab)
 	ansible-playbook -i $(INVENTORY) playbooks/site.yml
 
@@ -42,10 +48,10 @@ unit: setup ## Pure tests, in parallel
 	pytest -q -n auto tests/unit
 
 integration: setup ## testinfra, reachability, mTLS and drift against the running lab
-	pytest -q tests/integration
+	pytest -q --durations=25 tests/integration
 
 faults: setup ## Fault drills under load against the running lab, with counted writes
-	pytest -q tests/faults
+	pytest -q --durations=25 tests/faults
 
 bench: setup ## Speed, as ratios measured side by side
 	pytest -q -s tests/bench

@@ -9,6 +9,11 @@ import pytest
 from tests.lab import Lab
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests with this marker run before the nodes are put to sleep (tests/run, tests/sleep)."""
+    config.addinivalue_line("markers", "nodes: needs the nodes of Kubernetes, awake")
+
+
 @pytest.fixture(scope="session")
 def lab() -> Lab:
     """The lab of this clone; a test that needs it fails, and does not skip, where it is not up."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from tests.lab import Lab
 
 BUDGET: dict[str, int] = yaml.safe_load((Path(__file__).parent / "budget.yml").read_text())
+MORE_ALLOWED = 60
+"""Seconds that the nodes may add to a run which changes nothing."""
 HEADER = re.compile(r"^TASK \[(?:groundplane\.onprem\.(?P<role>\w+) : )?(?P<name>.*)\] \*+\s*$")
 CLOCK = re.compile(r"\(\d+:\d\d:[\d.]+\)\s+(\d+):(\d\d):([\d.]+) \*+\s*$")
 DONE = re.compile(r"^(?:ok|changed): \[(?P<host>[^\] ]+)")
@@ -63,23 +66,49 @@ def costs(output: str) -> dict[str, Cost]:
     return found
 
 
-@pytest.mark.parametrize("mode", ["second", "check"])
-def test_a_run_without_changes_keeps_its_budget(lab: Lab, mode: str) -> None:
-    arguments = ["--check"] if mode == "check" else []
+def profiled(lab: Lab, name: str, pattern: str, *arguments: str) -> float:
+    """A run of the site on some hosts: its costs are recorded and within budget. Gives its seconds, start included."""
+    start = time.monotonic()
     done = subprocess.run(
-        ["ansible-playbook", "-i", str(lab.inventory), "playbooks/site.yml", *arguments],
+        ["ansible-playbook", "-i", str(lab.inventory), "playbooks/site.yml", "--limit", pattern, *arguments],
         cwd=lab.directory.parent,
         env=lab.environment | {"ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks"},
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=900,
     )
+    seconds = time.monotonic() - start
     assert done.returncode == 0, done.stdout[-3000:]
     measured = costs(done.stdout)
     results.record(
-        f"site_cost_{mode}",
+        f"site_cost_{name}",
         {role: {"tasks_a_host": c.tasks_a_host, "seconds_a_host": c.seconds_a_host} for role, c in measured.items()},
     )
     over = {role: c.tasks_a_host for role, c in measured.items() if c.tasks_a_host > BUDGET.get(role, 0)}
     assert over == {}, "more tasks a host than tests/bench/budget.yml allows"
+    return seconds
+
+
+@pytest.mark.parametrize("mode", ["second", "check"])
+def test_a_run_without_changes_keeps_its_budget(lab: Lab, mode: str) -> None:
+    profiled(lab, mode, lab.pattern, *(["--check"] if mode == "check" else []))
+
+
+@pytest.mark.nodes
+def test_kubernetes_adds_little_to_a_run_without_changes(lab: Lab) -> None:
+    """The same run with the nodes and without them, both while the nodes are awake beside it."""
+    without = profiled(lab, "without_nodes", "all:!kubernetes")
+    whole = profiled(lab, "with_nodes", "all")
+    nodes = len(lab.groups["kubernetes"])
+    results.record(
+        "site_cost_of_kubernetes",
+        {
+            "without_s": round(without, 1),
+            "with_s": round(whole, 1),
+            "more_s": round(whole - without, 1),
+            "more_s_a_node": round((whole - without) / nodes, 1),
+            "allowed_more_s": MORE_ALLOWED,
+        },
+    )
+    assert whole - without <= MORE_ALLOWED

@@ -14,7 +14,9 @@ import pytest
 if TYPE_CHECKING:
     from tests.lab import Lab
 
+NODES = ["cp1", "cp2", "cp3", "worker1", "worker2"]
 HOSTS = ["router1", "bastion1", "lb1", "lb2", "data1", "data2", "data3"]
+EVERY = [*HOSTS, *(pytest.param(host, marks=pytest.mark.nodes) for host in NODES)]
 BASTION = "bastion1"
 TIME_SERVER = "bastion1"
 
@@ -31,11 +33,11 @@ def ssh(lab: Lab, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", EVERY)
 def test_every_host_knows_every_name(lab: Lab, host: str) -> None:
     domain = lab.hostvars[host]["site_domain"]
     wanted: dict[str, str] = {}
-    for peer in HOSTS:
+    for peer in [*HOSTS, *NODES]:
         variables = lab.hostvars[peer]
         address = variables["host_addresses"][variables["host_primary_network"]]
         wanted |= {peer: address, f"{peer}.{domain}": address}
@@ -45,7 +47,7 @@ def test_every_host_knows_every_name(lab: Lab, host: str) -> None:
     assert dict(zip(wanted, (line.split()[0] for line in found), strict=True)) == wanted
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", EVERY)
 def test_sshd_is_hardened(lab: Lab, host: str) -> None:
     settings: dict[str, str] = dict(line.split(" ", 1) for line in lab.out(host, "sshd -T").splitlines() if " " in line)
     assert {
@@ -141,7 +143,7 @@ def test_a_terminal_session_on_the_bastion_is_recorded(lab: Lab) -> None:
         time.sleep(0.5)
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", EVERY)
 def test_kernel_settings_are_in_force(lab: Lab, host: str) -> None:
     declared = dict(
         line.split(" = ") for line in lab.out(host, "grep -v '^#' /etc/sysctl.d/60-groundplane.conf").splitlines()
@@ -151,7 +153,7 @@ def test_kernel_settings_are_in_force(lab: Lab, host: str) -> None:
     assert dict(zip(declared, values, strict=True)) == declared
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", EVERY)
 def test_sudo_is_on_record_and_sessions_leave_no_core(lab: Lab, host: str) -> None:
     token = uuid.uuid4().hex
     lab.run(host, f"true {token}")
@@ -160,14 +162,14 @@ def test_sudo_is_on_record_and_sessions_leave_no_core(lab: Lab, host: str) -> No
     assert lab.out(host, "test -d /var/log/journal && journalctl --disk-usage | wc -l") == "1"
 
 
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("host", EVERY)
 def test_one_time_daemon_runs(lab: Lab, host: str) -> None:
     units = "chrony.service systemd-timesyncd.service ntpsec.service openntpd.service"
     assert lab.run(host, f"systemctl is-active {units}", check=False).stdout.split()[0] == "active"
     assert "active" not in lab.run(host, f"systemctl is-active {units}", check=False).stdout.split()[1:]
 
 
-@pytest.mark.parametrize("host", [host for host in HOSTS if host != TIME_SERVER])
+@pytest.mark.parametrize("host", [host for host in EVERY if host != TIME_SERVER])
 def test_time_comes_from_the_site_and_is_authenticated(lab: Lab, host: str) -> None:
     server = f"{TIME_SERVER}.{lab.hostvars[host]['site_domain']}"
     # A drill may have frozen this host a moment ago.

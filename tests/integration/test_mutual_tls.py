@@ -9,12 +9,16 @@ import re
 import subprocess
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.lab import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.lab import Lab
+
+pytestmark = pytest.mark.nodes
 
 # Runs where the issuing CA is: a certificate that it signed, of yesterday; and one of a CA that nobody knows.
 FORGE = r"""
@@ -68,7 +72,7 @@ def test_only_the_sites_own_come_in(lab: Lab, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=180,
+        timeout=400,
     )
     assert done.returncode == 0, done.stdout[-4000:]
     refused = [int(count) for count in re.findall(r"asked \d+ refused (\d+)", done.stdout)]

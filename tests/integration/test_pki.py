@@ -27,7 +27,7 @@ RENEW = "/usr/bin/python3 -B /usr/local/lib/groundplane/renew.py"
 
 
 def hosts(lab: Lab) -> list[str]:
-    return sorted(lab.hostvars)
+    return lab.hosts
 
 
 def settings(lab: Lab, host: str) -> dict[str, Any]:

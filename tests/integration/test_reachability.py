@@ -25,6 +25,8 @@ from tests.lab import ROOT
 if TYPE_CHECKING:
     from tests.lab import Lab
 
+pytestmark = pytest.mark.nodes
+
 NAMED_BY_NOBODY = [7, 111, 3306, 8080, 65001]
 NTP = 123
 NETWORK_GEAR = 1

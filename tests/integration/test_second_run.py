@@ -18,14 +18,15 @@ import pytest
 
 PATRONICTL = "patronictl -c /etc/patroni/config.yml"
 MANAGED_FILE = "/etc/haproxy/haproxy.cfg"
-SECONDS_ALLOWED = 60
+EDITED = ("--limit", "load_balancer:postgres")
+"""The groups in which something is edited by hand: the rest of the site has been shown not to change."""
 
 
 def test_second_run_changes_nothing(lab: Lab) -> None:
     started = time.monotonic()
     play = lab.play("site")
     seconds = time.monotonic() - started
-    results.record("second_run", {"seconds": round(seconds, 1), "allowed": SECONDS_ALLOWED})
+    results.record("second_run", {"seconds": round(seconds, 1), "hosts": len(play.recap)})
     assert play.returncode == 0, play.output[-4000:]
     assert play.changed == {}, play.output
 
@@ -42,12 +43,12 @@ def drift(lab: Lab) -> Iterator[None]:
     lab.run("lb1", f"echo '# edited by hand' >> {MANAGED_FILE}")
     lab.run("data1", f"{PATRONICTL} edit-config --force --quiet -s loop_wait=6")
     yield
-    lab.play("site")
+    lab.play("site", *EDITED)
 
 
 @pytest.mark.usefixtures("drift")
 def test_drift_by_hand_is_found_exactly_and_repaired(lab: Lab) -> None:
-    check = lab.play("site", "--check", "--diff")
+    check = lab.play("site", "--check", "--diff", *EDITED)
     assert check.returncode == 0, check.output[-4000:]
     changed = check.changed
     assert changed.pop("lb1") == 2, f"the file, and the reload that follows it\n{check.output}"
@@ -58,8 +59,8 @@ def test_drift_by_hand_is_found_exactly_and_repaired(lab: Lab) -> None:
     assert "loop_wait: 6" in lab.out("data1", f"{PATRONICTL} show-config"), "a check run wrote"
     assert "# edited by hand" in lab.out("lb1", f"tail -1 {MANAGED_FILE}"), "a check run wrote"
 
-    repaired = lab.play("site")
+    repaired = lab.play("site", *EDITED)
     assert repaired.returncode == 0, repaired.output[-4000:]
     assert "# edited by hand" not in lab.out("lb1", f"cat {MANAGED_FILE}")
     assert "loop_wait: 6" not in lab.out("data1", f"{PATRONICTL} show-config")
-    assert lab.play("site").changed == {}
+    assert lab.play("site", *EDITED).changed == {}
