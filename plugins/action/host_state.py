@@ -14,10 +14,12 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.contract import
     discover,
     roles_directories,
 )
-from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import CLOCK_LIMIT
+from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import CLOCK_LIMIT, KUBERNETES
 from ansible_collections.groundplane.onprem.plugins.module_utils.site import LOAD_BALANCER
 
 MODULE = "groundplane.onprem.host_state"
+NODE_MODULE = "groundplane.onprem.kubernetes_node_state"
+NODE_FACTS = ("joined", "kubelet_version", "manifest_version")
 SAMPLES = 3
 
 
@@ -41,6 +43,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         )
         if not result.get("failed"):
             result["clock"] = self._clock()
+            if variables["inventory_hostname"] in variables["groups"].get(KUBERNETES, ()):
+                node = self._execute_module(module_name=NODE_MODULE, module_args={}, task_vars=task_vars)
+                result["kubernetes"] = None if node.get("failed") else {key: node.get(key) for key in NODE_FACTS}
         return result
 
     @staticmethod

@@ -43,11 +43,20 @@ if TYPE_CHECKING:
     Check = Callable[["Situation"], Iterator[str]]
 
 ENVIRONMENTS = ("lab", "dev", "test", "staging", "prod")
-OTHER_VARIABLES = ("site_name", "site_environment", "site_role_paths", "preflight_purpose")
+OTHER_VARIABLES = ("site_name", "site_environment", "site_role_paths")
 FREE_PREFIXES = ("ansible_", "lab_", "molecule_", "_")
 """Names that are not ours to judge: connection settings, the lab's own, internals of roles."""
 
-PURPOSES = ("converge", "repair")
+PURPOSES = ("converge", "repair", "upgrade")
+
+KUBERNETES = "kubernetes"
+"""The group of all nodes of the cluster."""
+
+NODE_PREFIX = {4: 24, 6: 64}
+"""The size of the subnet that the cluster gives each node for its pods (kube-controller-manager's defaults)."""
+
+KUBELET_SKEW = 3
+"""Minors by which a kubelet may be older than an API server (kubernetes.io/releases/version-skew-policy)."""
 
 CLOCK_LIMIT = 0.5
 """Seconds between controller and host; etcd, Patroni and certificates suffer beyond it."""
@@ -102,7 +111,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What a role's argument_specs say of one variable."""
+    """What the argument_specs of a role, or of the playbooks, say of one variable."""
 
     name: str
     role: str
@@ -137,7 +146,7 @@ class Situation:
         variables: of each host, by name. A value that cannot be computed is an `Unreadable`.
         states: what `host_state` reported of each host that answered.
         run: the hosts of this run.
-        purpose: converge or repair.
+        purpose: one of `PURPOSES`.
     """
 
     contracts: Mapping[str, Contract]
@@ -163,6 +172,12 @@ class Situation:
             value = values.get(name)
             return None if isinstance(value, Unreadable) else value
         return None
+
+    def value(self, host: str, name: str) -> Any:
+        """A variable of a host, or else its role's default; None when that is a template or unreadable."""
+        option = self.options.get(name)
+        value = self.variables.get(host, {}).get(name, option.default if option else None)
+        return None if isinstance(value, Unreadable) or (isinstance(value, str) and "{{" in value) else value
 
     def table(self, name: str) -> dict[str, Mapping[str, Any]]:
         """The well-formed rows of a site-wide table such as `site_vips`."""
@@ -651,12 +666,7 @@ def patroni_timers(situation: Situation) -> Iterator[str]:
     """A slow store must not demote a healthy primary: loop_wait + 2 * retry_timeout <= ttl, ttl >= 20 (Patroni)."""
     names = ("postgres_ttl", "postgres_loop_wait", "postgres_retry_timeout")
     for host in dict.fromkeys(situation.members("postgres")):
-        values = situation.variables.get(host, {})
-        seconds = []
-        for name in names:
-            option = situation.options.get(name)
-            seconds.append(_seconds(values.get(name, option.default if option else None)))
-        ttl, wait, retry = seconds
+        ttl, wait, retry = (_seconds(situation.value(host, name)) for name in names)
         if ttl is None or wait is None or retry is None:
             continue
         if ttl < 20:  # noqa: PLR2004 - Patroni's own floor
@@ -666,6 +676,146 @@ def patroni_timers(situation: Situation) -> Iterator[str]:
                 f"{host}: postgres_loop_wait {wait:g} + 2 * postgres_retry_timeout {retry:g} is more "
                 f"than postgres_ttl {ttl:g}: raise the ttl or lower the others."
             )
+
+
+# -------------------------------------------------------------------------------------------------------- Kubernetes
+
+
+@rule()
+def kubernetes_subnets(situation: Situation) -> Iterator[str]:
+    """Pods and services have addresses that nothing else of the site has, and enough of them for all nodes."""
+    nodes = list(dict.fromkeys(situation.members(KUBERNETES)))
+    if not nodes:
+        return
+    found: dict[str, ipaddress.IPv4Network | ipaddress.IPv6Network] = {}
+    for name in ("kubernetes_pod_subnet", "kubernetes_service_subnet"):
+        value = situation.value(nodes[0], name)
+        net = _subnet(value)
+        if net is None:
+            yield (
+                f"kubernetes: {name} is {value!r}: write it as a network address and prefix length, "
+                f"such as 10.244.0.0/16."
+            )
+            continue
+        for owner, other in (*found.items(), *_places(situation).items()):
+            if net.version == other.version and net.overlaps(other):
+                what = other.network_address if other.prefixlen == other.max_prefixlen else other
+                yield (
+                    f"kubernetes: {name} {net} overlaps {owner} {what}: "
+                    f"choose a range that no network, host or VIP of the site has."
+                )
+        found[name] = net
+    pods, services = (found.get(name) for name in ("kubernetes_pod_subnet", "kubernetes_service_subnet"))
+    if pods is not None:
+        each = NODE_PREFIX[pods.version]
+        room = 2 ** (each - pods.prefixlen) if pods.prefixlen <= each else 0
+        if room < len(nodes):
+            yield (
+                f"kubernetes: kubernetes_pod_subnet {pods} has room for {_count(room, 'node')} at a /{each} each, "
+                f"and group kubernetes has {len(nodes)}: choose a larger range."
+            )
+    dns = situation.value(nodes[0], "kubernetes_dns_address")
+    if services is not None and dns is not None and (_address(dns) is None or _address(dns) not in services):
+        yield f"kubernetes: kubernetes_dns_address {dns} is not in {services}: choose one of kubernetes_service_subnet."
+
+
+def _places(situation: Situation) -> dict[str, ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """All addresses of the site by the variable that states them: its networks, then what lies in none of them."""
+    places: dict[str, ipaddress.IPv4Network | ipaddress.IPv6Network] = {
+        f"site_networks.{name}.subnet": net for name, net in situation.subnets().items()
+    }
+    networks = list(places.values())
+    single = {f"site_vips.{name}.address": row.get("address") for name, row in situation.table("site_vips").items()}
+    single |= {f"host_addresses.{network} of {host}": address for host, network, address in situation.legs()}
+    for owner, value in single.items():
+        number = _address(value)
+        if number is not None and not any(number in net for net in networks):
+            places[owner] = ipaddress.ip_network(number)
+    return places
+
+
+@rule()
+def kubernetes_version(situation: Situation) -> Iterator[str]:
+    """What live nodes run is changed by `kubernetes_upgrade.yml` alone, one minor at a time and never back."""
+    upgrade = situation.purpose == "upgrade"
+    name = "kubernetes_upgrade_version" if upgrade else "kubernetes_version"
+    nodes = list(dict.fromkeys(situation.members(KUBERNETES)))
+    if not nodes:
+        return
+    text = situation.value(nodes[0], name)
+    wanted = _version(text)
+    if wanted is None:
+        yield f"kubernetes: {name} is {text!r}: write the version in full, such as 1.34.4."
+        return
+    for running, hosts in _running(situation).items():
+        does = f"{', '.join(hosts)}: {'runs' if len(hosts) == 1 else 'run'} Kubernetes {_dotted(running)}, and {name}"
+        if wanted < running:
+            yield f"{does} {text} is older: there is no way back, so set {name} to {_dotted(max(_running(situation)))}."
+        elif wanted[0] != running[0] or wanted[1] > running[1] + 1:
+            step = f"{running[0]}.{running[1] + 1}"
+            yield (
+                f"{does} {text} is more than one minor newer: go to a release of {step} first, by "
+                f"playbooks/kubernetes_upgrade.yml -e kubernetes_upgrade_version=."
+            )
+        elif wanted > running and not upgrade:
+            yield (
+                f"{does} is {text}: a live node is changed by playbooks/kubernetes_upgrade.yml "
+                f"-e kubernetes_upgrade_version={text}, which empties it first."
+            )
+
+
+@rule(repairable=True)
+def kubernetes_skew(situation: Situation) -> Iterator[str]:
+    """API servers are at most one minor apart, and no kubelet is newer than one of them or over three minors older."""
+    servers = _running(situation, "manifest_version")
+    if not servers:
+        return
+    oldest, newest = min(servers), max(servers)
+    if newest[:2] > (oldest[0], oldest[1] + 1):
+        yield (
+            f"{', '.join(servers[oldest])}: the API server is {_dotted(oldest)} beside {_dotted(newest)} on "
+            f"{', '.join(servers[newest])}, more than one minor apart: bring the older ones up to date first."
+        )
+    for running, hosts in _running(situation, "kubelet_version").items():
+        if running[:2] > oldest[:2]:
+            yield (
+                f"{', '.join(hosts)}: kubelet {_dotted(running)} is newer than API server {_dotted(oldest)} of "
+                f"{', '.join(servers[oldest])}: put the kubelet back or upgrade the API server first."
+            )
+        elif (running[0], running[1] + KUBELET_SKEW) < newest[:2]:
+            yield (
+                f"{', '.join(hosts)}: kubelet {_dotted(running)} is more than {KUBELET_SKEW} minors older than API "
+                f"server {_dotted(newest)} of {', '.join(servers[newest])}: upgrade the node first."
+            )
+
+
+def _running(situation: Situation, *keys: str) -> dict[tuple[int, int, int], list[str]]:
+    """The versions that hosts which belong to a cluster run, oldest first, with their hosts.
+
+    Args:
+        situation: where to look.
+        keys: what of a host counts; both the kubelet and the API server when none is given.
+    """
+    found: dict[tuple[int, int, int], list[str]] = defaultdict(list)
+    for host in dict.fromkeys(situation.members(KUBERNETES)):
+        state = situation.states.get(host, {}).get("kubernetes") or {}
+        if not state.get("joined"):
+            continue
+        for key in keys or ("kubelet_version", "manifest_version"):
+            number = _version(state.get(key))
+            if number is not None and host not in found[number]:
+                found[number].append(host)
+    return {number: found[number] for number in sorted(found) if found[number]}
+
+
+def _version(value: object) -> tuple[int, int, int] | None:
+    """A release as numbers; None for what is none."""
+    match = re.fullmatch(r"v?(\d+)\.(\d+)\.(\d+)", str(value))
+    return (int(match[1]), int(match[2]), int(match[3])) if match else None
+
+
+def _dotted(number: tuple[int, int, int]) -> str:
+    return ".".join(map(str, number))
 
 
 # ------------------------------------------------------------------------------------------------ state of the hosts
@@ -749,23 +899,28 @@ def time_daemon(situation: Situation) -> Iterator[str]:
 
 
 def argument_options(roles_directories: Iterable[Path | str]) -> dict[str, Option]:
-    """The variables of all roles, as their `meta/argument_specs.yml` state them.
+    """The variables of all roles, as their `meta/argument_specs.yml` state them, and those that playbooks take.
+
+    The playbooks beside a roles directory state theirs in `playbooks/meta/argument_specs.yml`, in the form of a role's.
 
     Raises:
         ContractError: a file that is no such specification.
     """
     options: dict[str, Option] = {}
-    for directory in roles_directories:
-        for path in sorted(Path(directory).glob("*/meta/argument_specs.yml")):
-            role = path.parent.parent.name
-            label = "/".join(path.parts[-4:])
+    for directory in map(Path, roles_directories):
+        playbooks = directory.parent / "playbooks" / "meta" / "argument_specs.yml"
+        for path in (*sorted(directory.glob("*/meta/argument_specs.yml")), playbooks):
+            if path == playbooks and not path.exists():
+                continue
+            owner = path.parent.parent.name
+            label = "/".join(path.parts[-4:] if path != playbooks else path.parts[-3:])
             content = parse_yaml(path, label)
             specs = content.get("argument_specs") if isinstance(content, Mapping) else None
             if not isinstance(specs, Mapping):
                 raise ContractError([f"{label}: argument_specs: missing"])
             for entry in specs.values():
                 for name, spec in (entry.get("options") or {}).items():
-                    options[name] = Option(name, role, spec.get("type", "str"), spec.get("default"))
+                    options[name] = Option(name, owner, spec.get("type", "str"), spec.get("default"))
     return options
 
 

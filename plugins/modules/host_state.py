@@ -6,12 +6,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: host_state
-short_description: Memory, disks, clock, time daemons and addresses of a host
+short_description: Memory, disks, clock, time daemons, addresses and Kubernetes versions of a host
 version_added: 0.1.0
 description:
   - Reports what the action M(groundplane.onprem.preflight) looks at. Reads only.
   - On the controller an action plugin of the same name fills in O(paths) and O(probes) from the service contracts and
-    the inventory, and measures the clock.
+    the inventory, measures the clock, and asks hosts of the group C(kubernetes) by
+    M(groundplane.onprem.kubernetes_node_state) what they run.
 attributes:
   check_mode:
     support: full
@@ -42,6 +43,8 @@ options:
         description: The address of this host that shows which interface to ask on.
         type: str
         required: true
+seealso:
+  - module: groundplane.onprem.kubernetes_node_state
 author:
   - groundplane.onprem contributors
 """
@@ -90,6 +93,12 @@ clock:
     minimum: {description: At least., type: float}
     maximum: {description: At most., type: float}
   returned: always
+kubernetes:
+  description: >-
+    Of M(groundplane.onprem.kubernetes_node_state), C(joined), C(kubelet_version) and C(manifest_version); null where a
+    file of the node cannot be read.
+  type: dict
+  returned: for hosts of the group C(kubernetes)
 """
 
 import json

@@ -30,8 +30,10 @@ options:
     description:
       - What the run is for. With V(repair), what a cluster under repair cannot help (an even number of members, a dead
         one, less memory) is only warned of.
+      - With V(upgrade), live nodes of Kubernetes are held against C(kubernetes_upgrade_version), which may be newer
+        than what they run.
     type: str
-    choices: [converge, repair]
+    choices: [converge, repair, upgrade]
     default: converge
   state_variable:
     description: The variable in which M(groundplane.onprem.host_state) was registered.
