@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.kubernetes import Cluster
 from tests.lab import Lab
 
 
@@ -21,3 +22,9 @@ def lab() -> Lab:
     if not (lab.directory / "ready").exists():
         pytest.fail("The lab is not up: run `make lab` first.")
     return lab
+
+
+@pytest.fixture(scope="session")
+def cluster(lab: Lab) -> Cluster:
+    """The Kubernetes of the lab."""
+    return Cluster(lab)
