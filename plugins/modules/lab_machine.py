@@ -11,7 +11,8 @@ short_description: Records a machine's network settings before a lab, and restor
 version_added: 0.1.0
 author: The groundplane maintainers (@groundplane)
 description:
-  - The container engine of a lab turns on IPv4 forwarding and leaves packet filter chains behind when it is killed.
+  - The container engine of a lab turns on IPv4 forwarding and leaves packet filter chains behind when it is killed, and
+    hosts that run containers themselves leave control groups behind, and need other kernel settings.
     This module writes down what was there before the lab, once, and restores exactly that when the lab is gone.
   - With O(state=recorded) it also refuses a machine that cannot carry the lab, since another holds its subnets or port.
 attributes:
@@ -42,6 +43,14 @@ options:
   port:
     description: TCP port on 127.0.0.1 that the lab's bastion will listen on.
     type: int
+  settings:
+    description: Kernel settings that the machine has while the lab is there, with O(state=recorded).
+    type: dict
+    default: {}
+  minimums:
+    description: Kernel settings that are raised to these numbers where they are lower, with O(state=recorded).
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -51,9 +60,15 @@ EXAMPLES = r"""
     directory: /srv/site/.lab
     subnets: [10.77.1.0/24]
     port: 2222
+    minimums: {fs.inotify.max_user_instances: 8192}
 """
 
 RETURN = r"""
+set:
+  description: The kernel settings that were changed, one line each.
+  type: list
+  elements: str
+  returned: O(state=recorded)
 restored:
   description: What was put back, one line each.
   type: list
@@ -67,10 +82,16 @@ import os
 import re
 import shlex
 import subprocess
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.groundplane.onprem.plugins.module_utils import kernel_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 CHAIN = re.compile(r"^:(NETAVARK\S*)")
@@ -145,6 +166,71 @@ def listener(port: int) -> bool:
     return bool(run("ss", "-Hltn", f"sport = :{port}").strip())
 
 
+def wanted_settings(settings: Mapping[str, Any], minimums: Mapping[str, Any], has: Mapping[str, str]) -> dict[str, str]:
+    """Kernel settings that have to change, with their new values.
+
+    Args:
+        settings: exact values.
+        minimums: least values; what is higher stays.
+        has: what the kernel has now. A setting that it does not know is left out.
+    """
+    wanted = {key: str(value) for key, value in settings.items() if key in has and has[key] != str(value)}
+    raised = {key: str(least) for key, least in minimums.items() if key in has and int(has[key]) < int(least)}
+    return wanted | raised
+
+
+def change_settings(wanted: Mapping[str, str], *, check: bool) -> list[str]:
+    """Write kernel settings; one line for each."""
+    if not check:
+        for key, value in wanted.items():
+            kernel_settings.path_of(key).write_text(value)
+    return [f"{key} = {value}" for key, value in sorted(wanted.items())]
+
+
+def unmounted(cgroups: str, mounts: str) -> list[str]:
+    """Hierarchies of control groups (version 1) that exist and that this machine has not mounted: the lab's hosts did.
+
+    Args:
+        cgroups: /proc/self/cgroup, lines of `number:controllers:path`.
+        mounts: /proc/self/mounts.
+    """
+    known = [line.split()[3].split(",") for line in mounts.splitlines() if line.split()[2] == "cgroup"]
+    existing = [line.split(":")[1] for line in cgroups.splitlines()]
+    return [one for one in existing if one and not any(set(one.split(",")) <= set(options) for options in known)]
+
+
+@contextmanager
+def hierarchy(controllers: str) -> Iterator[Path]:
+    """A hierarchy of control groups, mounted for the moment."""
+    with tempfile.TemporaryDirectory() as where:
+        run("mount", "-t", "cgroup", "-o", controllers, "cgroup", where)
+        try:
+            yield Path(where)
+        finally:
+            run("umount", where)
+
+
+def remove_groups(*, check: bool) -> list[str]:
+    """Remove the control groups that hosts of a lab made for themselves where the engine makes none; a line for each.
+
+    Groups with a process in them are of a container that runs: another lab's.
+    """
+    undone = []
+    for controllers in unmounted(Path("/proc/self/cgroup").read_text(), Path("/proc/self/mounts").read_text()):
+        with hierarchy(controllers) as root:
+            for container in sorted(root.glob("**/libpod_parent/libpod-*")):
+                if any(processes.read_text() for processes in container.rglob("cgroup.procs")):
+                    continue
+                undone.append(f"{controllers}: {container.relative_to(root)}")
+                if not check:
+                    for directory, _, _ in os.walk(container, topdown=False):
+                        Path(directory).rmdir()
+            for parent in [] if check else list(root.glob("**/libpod_parent")):
+                if not any(path.is_dir() for path in parent.iterdir()):
+                    parent.rmdir()
+    return undone
+
+
 def remove_chains(table: str, known: list[str], *, check: bool) -> list[str]:
     """Remove the engine's chains that are not `known`, after the rules that jump to them; one line for each."""
     chains, rules = rules_of(run("iptables-save", "-t", table))
@@ -176,9 +262,9 @@ def remove_tables(known: list[str], *, check: bool) -> list[str]:
 
 def restore(before: dict[str, Any], subnets: list[str], *, check: bool) -> list[str]:
     """Undo what differs from the record and is the engine's own; returns one line for each thing undone."""
+    undone = remove_groups(check=check)
     if any(foreign(run("iptables-save", "-t", table), subnets) for table in TABLES):
-        return []
-    undone = []
+        return undone
     for table in TABLES:
         undone += remove_chains(table, before["chains"][table], check=check)
     undone += remove_tables(before["tables"], check=check)
@@ -186,11 +272,16 @@ def restore(before: dict[str, Any], subnets: list[str], *, check: bool) -> list[
         undone.append(f"net.ipv4.ip_forward = {before['ip_forward']}")
         if not check:
             FORWARD.write_text(before["ip_forward"])
-    return undone
+    settings: dict[str, str] = before.get("settings", {})
+    now = kernel_settings.running(settings)
+    return undone + change_settings({key: settings[key] for key in now if now[key] != settings[key]}, check=check)
 
 
-def record(module: AnsibleModule, path: Path) -> bool:
-    """Refuse a machine that cannot carry the lab, else write the record if there is none."""
+def record(module: AnsibleModule, path: Path) -> dict[str, Any]:
+    """Refuse a machine that cannot carry the lab, else write the record if there is none, then change what is needed.
+
+    A setting that the record does not know yet, of a lab that has grown, is added to it as it is.
+    """
     directory = path.parent
     routes = json.loads(run("ip", "-json", "-4", "route"))
     for subnet, interface in overlapping(routes, module.params["subnets"], engine_interfaces(directory)):
@@ -204,12 +295,16 @@ def record(module: AnsibleModule, path: Path) -> bool:
             msg=f"Port {port} of 127.0.0.1 is in use, maybe by the lab of another clone: run make lab-down there, "
             f"or set GROUNDPLANE_LAB_PORT to a free port."
         )
-    if path.exists():
-        return False
-    if not module.check_mode:
+    known = json.loads(path.read_text()) if path.exists() else None
+    settings, minimums = module.params["settings"], module.params["minimums"]
+    has = kernel_settings.running({*settings, *minimums})
+    before = known or snapshot()
+    before = before | {"settings": has | before.get("settings", {})}
+    if not module.check_mode and before != known:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.write_text(json.dumps(snapshot(), indent=1))
-    return True
+        path.write_text(json.dumps(before, indent=1))
+    changes = change_settings(wanted_settings(settings, minimums, has), check=module.check_mode)
+    return {"changed": before != known or bool(changes), "set": changes}
 
 
 def main() -> None:
@@ -220,6 +315,8 @@ def main() -> None:
             "directory": {"type": "path", "required": True},
             "subnets": {"type": "list", "elements": "str", "default": []},
             "port": {"type": "int"},
+            "settings": {"type": "dict", "default": {}},
+            "minimums": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -227,7 +324,7 @@ def main() -> None:
     path = Path(module.params["directory"]) / "machine.json"
     try:
         if module.params["state"] == "recorded":
-            module.exit_json(changed=record(module, path))
+            module.exit_json(**record(module, path))
         undone = (
             restore(json.loads(path.read_text()), module.params["subnets"], check=module.check_mode)
             if path.exists()

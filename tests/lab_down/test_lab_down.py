@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ansible_collections.groundplane.onprem.plugins.module_utils import kernel_settings
 from ansible_collections.groundplane.onprem.plugins.modules import lab_machine
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ def test_lab_down_leaves_nothing(lab: Lab) -> None:
     assert processes_naming(str(lab.directory)) == []
     links = {link["ifname"] for link in json.loads(lab_machine.run("ip", "-json", "link"))}
     assert links & bridges == set()
+    settings = before.pop("settings")
+    assert kernel_settings.running(settings) == settings
     assert lab_machine.snapshot() == before
+    assert lab_machine.remove_groups(check=True) == []
     mounts = Path("/proc/mounts").read_text()
     assert str(lab.directory) not in mounts
 
