@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The client of the database that fault drills share."""
+"""The clients of the database and of Kubernetes that fault drills share."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults.cluster import leader, sql, wait_until_sound
+from tests.faults.kubernetes_clients import drill_accounts
 from tests.faults.postgres_writer import Account, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.faults.kubernetes_clients import Account as ApiAccount
+    from tests.kubernetes import Cluster
     from tests.lab import Lab
 
 CLIENT = "router1"  # has a leg on the network of the virtual address
+API_CLIENT = "bastion1"  # may use the API, and reaches its virtual address by way of the router
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +76,13 @@ def drill_account(lab: Lab) -> Iterator[Account]:
 def postgres_writer(lab: Lab, drill_account: Account) -> Writer:
     """A client that inserts a row every 50 ms through the virtual address while it is entered."""
     return Writer(lab, drill_account)
+
+
+@pytest.fixture(scope="session")
+def drill_api(cluster: Cluster) -> Iterator[ApiAccount]:
+    """An account of the API for drills, gone at the end."""
+    cluster.wait_until_sound()
+    yield from drill_accounts(cluster, API_CLIENT)
 
 
 @pytest.fixture(autouse=True)

@@ -267,8 +267,8 @@ def flag(program: str, name: str, *, on: str = "control_plane", **expected: Any)
         program: its name.
         name: the flag's name.
         on: hosts, as an attribute of the cluster.
-        expected: `equals`, `has` and `lacks` (among its values), `least`, `within`, `given`, or `absent`; a flag that is
-            not there counts as `default`.
+        expected: `equals`, `has` and `lacks` (among its values), `least`, `within`, `given`, or `absent`; a flag that
+            is not there counts as `default`.
     """
 
     def check(facts: Facts) -> list[str]:

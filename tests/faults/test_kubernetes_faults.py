@@ -1,0 +1,228 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What clients of the API and of an application notice when a part of the cluster hangs, dies or is emptied."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from tests import results
+from tests.faults.drill import RUNS, frozen, holders, summary, wait_for
+from tests.faults.kubernetes_clients import ApiReader, ApiWriter, errors_for, fetcher, in_order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.faults.kubernetes_clients import Account, ApiClient, Outcome
+    from tests.kubernetes import Cluster
+    from tests.lab import Lab
+
+pytestmark = pytest.mark.nodes
+
+ERRORS_ALLOWED = 5.0
+"""Seconds for which clients may see errors when an API server hangs, or the store's leader dies."""
+VIP_GAP_ALLOWED = 1.5
+CLIENTS = 3
+"""Writers and as many readers: enough that one of them has its session with whatever fails."""
+
+
+@pytest.fixture
+def runs(cluster: Cluster) -> Iterator[range]:
+    """The runs of a drill; before the first and after the last all nodes and pods are Ready."""
+    cluster.wait_until_sound()
+    yield range(RUNS)
+    cluster.wait_until_sound()
+
+
+class Watched:
+    """Several clients at once, and what they saw."""
+
+    def __init__(self, lab: Lab, account: Account) -> None:
+        self.writers = [ApiWriter(lab, account) for _ in range(CLIENTS)]
+        self.readers = [ApiReader(lab, account) for _ in range(CLIENTS)]
+        self._stack = ExitStack()
+
+    @property
+    def clients(self) -> list[ApiClient]:
+        return [*self.writers, *self.readers]
+
+    def __enter__(self) -> Self:
+        for client in self.clients:
+            self._stack.enter_context(client)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def served(self, since: float, seconds: float) -> None:
+        """Wait until every client was answered something that it asked after a time."""
+        wait_for(
+            lambda: all(any(a.sent > since for a in client.record.acknowledged) for client in self.clients),
+            seconds,
+            "every client is served",
+        )
+
+    @property
+    def gap(self) -> float:
+        """The longest time for which any of them got no answer."""
+        return max(client.record.longest_gap() for client in self.clients)
+
+    @property
+    def errors(self) -> float:
+        """The longest time from the first error to the last of any of them."""
+        return max(errors_for(client.record) for client in self.clients)
+
+    def settle(self) -> list[Outcome]:
+        """Read all back; every answer was in order."""
+        assert all(in_order(reader.record, strictly=False) for reader in self.readers), "a reader went back in time"
+        return [writer.outcome() for writer in self.writers]
+
+
+class Figures:
+    """Of the runs of a drill."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.gaps: list[float] = []
+        self.errors: list[float] = []
+        self.outcomes: list[Outcome] = []
+        self.further: dict[str, list[float]] = {}
+
+    def add(self, watched: Watched, **further: float) -> None:
+        self.gaps.append(watched.gap)
+        self.errors.append(watched.errors)
+        self.outcomes += watched.settle()
+        for name, value in further.items():
+            self.further.setdefault(name, []).append(value)
+
+    def record(self, allowed: float) -> None:
+        """Keep them, and hold them against what is promised."""
+        figures: dict[str, Any] = {
+            "gap_s": summary(self.gaps),
+            "errors_for_s": summary(self.errors),
+            "acknowledged": sum(outcome.acknowledged for outcome in self.outcomes),
+            "failed": sum(outcome.failed for outcome in self.outcomes),
+            "lost": sum(outcome.lost for outcome in self.outcomes),
+            "ghosts": sum(outcome.ghosts for outcome in self.outcomes),
+            "allowed_s": allowed,
+            **{name: summary(values) for name, values in self.further.items()},
+        }
+        results.record(self.name, figures)
+        assert figures["lost"] == 0
+        assert all(outcome.in_order for outcome in self.outcomes)
+        assert max(self.errors) <= allowed
+        assert max(self.gaps) <= allowed
+
+
+def test_an_api_server_that_hangs_is_left_by_its_clients(lab: Lab, drill_api: Account, runs: range) -> None:
+    """Its kernel still takes connections; only its check says that nobody is there."""
+    cluster, figures = drill_api.cluster, Figures("kubernetes_apiserver_hung")
+    for run in runs:
+        host = cluster.control_plane[run % len(cluster.control_plane)]
+        pid = lab.out(host, "pgrep -xo kube-apiserver")
+        with Watched(lab, drill_api) as watched:
+            time.sleep(1)
+            # The timer wakes it also when this test is killed.
+            lab.run(host, f"systemd-run --quiet --collect --on-active=60 kill -CONT {pid}; kill -STOP {pid}")
+            try:
+                start = time.time()
+                watched.served(start + ERRORS_ALLOWED, 30)
+                time.sleep(5)
+            finally:
+                lab.run(host, f"kill -CONT {pid}")
+            time.sleep(5)
+        figures.add(watched)
+        cluster.wait_until_sound()
+    figures.record(ERRORS_ALLOWED)
+
+
+def test_a_frozen_holder_of_the_address_is_replaced(lab: Lab, drill_api: Account, runs: range) -> None:
+    cluster, (address, name) = drill_api.cluster, drill_api.way
+    balancers = lab.groups["load_balancer"]
+    gaps, kept = [], []
+    for _ in runs:
+        holder = wait_for(lambda: holders(lab, balancers, address), 30, "a holder")[0]
+        connecting = fetcher(lab, drill_api.client, (address, 6443, name, "/readyz"), interval=0.05, patience=1)
+        with ApiWriter(lab, drill_api) as writer, connecting:
+            time.sleep(1)
+            with frozen(lab, holder):
+                time.sleep(4)
+            wait_for(lambda: len(holders(lab, balancers, address)) == 1, 10, "one holder")
+            time.sleep(3)
+        gaps.append(connecting.record.longest_gap())
+        outcome = writer.outcome()
+        kept.append(outcome.gap)
+        assert outcome.lost == 0
+        assert outcome.in_order
+        cluster.wait_until_sound()
+    results.record(
+        "kubernetes_vip_holder_frozen",
+        {"gap_s": summary(gaps), "gap_of_a_kept_session_s": summary(kept), "allowed_s": VIP_GAP_ALLOWED},
+    )
+    assert max(gaps) <= VIP_GAP_ALLOWED
+
+
+def test_a_killed_leader_of_the_store_is_replaced(lab: Lab, drill_api: Account, runs: range) -> None:
+    cluster, figures = drill_api.cluster, Figures("kubernetes_etcd_leader_killed")
+    for _ in runs:
+        leader: str = wait_for(cluster.etcd_leader, 60, "a leader that all members follow")
+        with Watched(lab, drill_api) as watched:
+            time.sleep(1)
+            lab.run(leader, "kill -9 $(pgrep -xo etcd)")
+            start = time.time()
+            watched.served(start + ERRORS_ALLOWED, 30)
+            time.sleep(5)
+        figures.add(watched)
+        cluster.wait_until_sound()
+        wait_for(cluster.etcd_leader, 120, "a leader that all members follow")
+    figures.record(ERRORS_ALLOWED)
+
+
+def test_a_worker_is_emptied_without_a_lost_request(lab: Lab, cluster: Cluster, runs: range) -> None:
+    """Fifty pages a second through the public address, each on a connection of its own."""
+    routes = cluster.get("httproutes", "--all-namespaces")["items"]
+    name = next(str(item["spec"]["hostnames"][0]) for item in routes if "sample" in item["metadata"]["name"])
+    address = cluster.vip("public")
+    asked, failed, seconds = 0, [], []
+    for run in runs:
+        worker = cluster.workers[run % len(cluster.workers)]
+        with fetcher(lab, "bastion1", (address, 443, name, "/"), interval=0.02, patience=5) as client:
+            time.sleep(2)
+            start = time.monotonic()
+            try:
+                cluster.kubectl(
+                    *("drain", worker, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=240s"), timeout=270
+                )
+                seconds.append(time.monotonic() - start)
+                time.sleep(3)
+            finally:
+                cluster.kubectl("uncordon", worker)
+            time.sleep(5)
+        asked += len(client.record.attempts)
+        failed += client.record.failed
+        cluster.wait_until_sound()
+        _spread_again(cluster, worker)
+    results.record(
+        "kubernetes_worker_drained",
+        {"requests": asked, "failed": len(failed), "drain_s": summary(seconds), "first_failures": [
+            attempt.error for attempt in failed[:5]
+        ]},
+    )  # fmt: skip
+    assert asked > 200 * RUNS
+    assert failed == []
+
+
+def _spread_again(cluster: Cluster, worker: str) -> None:
+    """What was moved does not come back by itself: the next run needs something to move."""
+    app = next(
+        item for item in cluster.get("deployments", "--all-namespaces")["items"] if item["metadata"]["name"] == "sample"
+    )
+    namespace = app["metadata"]["namespace"]
+    cluster.kubectl("rollout", "restart", "deployment/sample", "-n", namespace)
+    cluster.kubectl("rollout", "status", "deployment/sample", "-n", namespace, "--timeout=180s", timeout=200)
+    placed = {pod["spec"].get("nodeName") for pod in cluster.get("pods", "-n", namespace)["items"]}
+    assert worker in placed
