@@ -80,6 +80,16 @@ class Cluster:
         """The site's domain."""
         return str(self.lab.hostvars[self.control_plane[0]]["site_domain"])
 
+    @property
+    def gateway(self) -> tuple[str, int, str]:
+        """Where applications are published: the public address, its port, and the name that is vouched for there."""
+        return self.vip("public"), 443, f"gateway.kubernetes_platform.{self.domain}"
+
+    @property
+    def api(self) -> tuple[str, int, str]:
+        """The API's virtual address, its port, and the name that the site's authority vouches for there."""
+        return self.vip("private"), 6443, f"api.kubernetes_control_plane.{self.domain}"
+
     @cached_property
     def registry(self) -> str:
         """The one place that images come from."""
@@ -131,8 +141,8 @@ class Cluster:
     @cached_property
     def shell_image(self) -> str:
         """An image of the site's registry that has a shell: the one that prepares local volumes."""
-        maps = self.get("configmaps", "--all-namespaces", "--field-selector", "metadata.name=local-path-config")
-        helper = yaml.safe_load(maps["items"][0]["data"]["helperPod.yaml"])
+        maps = [item.get("data", {}) for item in self.get("configmaps", "-n", "local-path-storage")["items"]]
+        helper = yaml.safe_load(next(data["helperPod.yaml"] for data in maps if "helperPod.yaml" in data))
         return str(helper["spec"]["containers"][0]["image"])
 
     def pod(self, name: str, namespace: str, script: str, *, node: str = "", claim: str = "", **spec: Any) -> Plain:
@@ -252,7 +262,8 @@ class Cluster:
             suffix: what the host's shell does with the answer, such as `| head -c 8`.
         """
         host = host or self.control_plane[0]
-        tls = f"--cacert={ETCD_TLS}/ca.crt --cert={ETCD_TLS}/server.crt --key={ETCD_TLS}/server.key"
+        own = f"{ETCD_TLS}/healthcheck-client"
+        tls = f"--cacert={ETCD_TLS}/ca.crt --cert={own}.crt --key={own}.key"
         where = f"kubectl --kubeconfig {KUBECONFIG} --namespace kube-system exec etcd-{host} --container etcd --"
         return self.lab.out(host, f"{where} etcdctl --endpoints=https://127.0.0.1:2379 {tls} {arguments} {suffix}")
 

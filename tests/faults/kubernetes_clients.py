@@ -81,7 +81,7 @@ class Session:
         self._connection.close()
 
 
-def _kept(address: str, name: str, step: Callable[[Session, str, int], str]) -> Callable[[int], str]:
+def _kept(address: str, port: str, name: str, step: Callable[[Session, str, int], str]) -> Callable[[int], str]:
     """Do a step on a session that is kept until it fails. The token is a line of standard input."""
     token = sys.stdin.readline().strip()
     sessions: list[Session] = []
@@ -89,7 +89,7 @@ def _kept(address: str, name: str, step: Callable[[Session, str, int], str]) -> 
     def act(turn: int) -> str:
         try:
             if not sessions:
-                sessions.append(Session(address, 6443, name))
+                sessions.append(Session(address, int(port), name))
             return step(sessions[0], token, turn)
         except (OSError, http.client.HTTPException):
             while sessions:
@@ -99,7 +99,7 @@ def _kept(address: str, name: str, step: Callable[[Session, str, int], str]) -> 
     return act
 
 
-def create(address: str, name: str, namespace: str, run: str) -> Callable[[int], str]:
+def create(address: str, port: str, name: str, namespace: str, run: str) -> Callable[[int], str]:
     """Create ConfigMaps; the answer is the resource version of each."""
     path = f"/api/v1/namespaces/{namespace}/configmaps"
 
@@ -109,17 +109,17 @@ def create(address: str, name: str, namespace: str, run: str) -> Callable[[int],
         made = json.loads(session.ask("POST", path, token=token, body=body))
         return str(made["metadata"]["resourceVersion"])
 
-    return _kept(address, name, step)
+    return _kept(address, port, name, step)
 
 
-def listing(address: str, name: str, namespace: str) -> Callable[[int], str]:
+def listing(address: str, port: str, name: str, namespace: str) -> Callable[[int], str]:
     """List ConfigMaps, as new as there are; the answer is the resource version of the list."""
     path = f"/api/v1/namespaces/{namespace}/configmaps?limit=1"
 
     def step(session: Session, token: str, _: int) -> str:
         return str(json.loads(session.ask("GET", path, token=token))["metadata"]["resourceVersion"])
 
-    return _kept(address, name, step)
+    return _kept(address, port, name, step)
 
 
 def fetch(address: str, port: str, name: str, path: str, patience: str = "2") -> Callable[[int], None]:
@@ -148,11 +148,6 @@ class Account:
     client: str
     namespace: str
     token: str
-
-    @property
-    def way(self) -> tuple[str, str]:
-        """The API's virtual address, and the name that is vouched for there."""
-        return self.cluster.vip("private"), f"api.kubernetes_control_plane.{self.cluster.domain}"
 
 
 def drill_accounts(cluster: Cluster, client: str) -> Iterator[Account]:
@@ -236,7 +231,7 @@ class ApiClient:
             self._lab,
             self.account.client,
             self.ACTION,
-            *self.account.way,
+            *map(str, self.account.cluster.api),
             *self.arguments(),
             interval=self.INTERVAL,
             program=Path(__file__),

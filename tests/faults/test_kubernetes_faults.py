@@ -141,12 +141,13 @@ def test_an_api_server_that_hangs_is_left_by_its_clients(lab: Lab, drill_api: Ac
 
 
 def test_a_frozen_holder_of_the_address_is_replaced(lab: Lab, drill_api: Account, runs: range) -> None:
-    cluster, (address, name) = drill_api.cluster, drill_api.way
+    cluster = drill_api.cluster
+    address, *_ = cluster.api
     balancers = lab.groups["load_balancer"]
     gaps, kept = [], []
     for _ in runs:
         holder = wait_for(lambda: holders(lab, balancers, address), 30, "a holder")[0]
-        connecting = fetcher(lab, drill_api.client, (address, 6443, name, "/readyz"), interval=0.05, patience=1)
+        connecting = fetcher(lab, drill_api.client, (*cluster.api, "/readyz"), interval=0.05, patience=1)
         with ApiWriter(lab, drill_api) as writer, connecting:
             time.sleep(1)
             with frozen(lab, holder):
@@ -184,13 +185,10 @@ def test_a_killed_leader_of_the_store_is_replaced(lab: Lab, drill_api: Account, 
 
 def test_a_worker_is_emptied_without_a_lost_request(lab: Lab, cluster: Cluster, runs: range) -> None:
     """Fifty pages a second through the public address, each on a connection of its own."""
-    routes = cluster.get("httproutes", "--all-namespaces")["items"]
-    name = next(str(item["spec"]["hostnames"][0]) for item in routes if "sample" in item["metadata"]["name"])
-    address = cluster.vip("public")
     asked, failed, seconds = 0, [], []
     for run in runs:
         worker = cluster.workers[run % len(cluster.workers)]
-        with fetcher(lab, "bastion1", (address, 443, name, "/"), interval=0.02, patience=5) as client:
+        with fetcher(lab, "bastion1", (*cluster.gateway, "/"), interval=0.02, patience=5) as client:
             time.sleep(2)
             start = time.monotonic()
             try:
@@ -218,11 +216,7 @@ def test_a_worker_is_emptied_without_a_lost_request(lab: Lab, cluster: Cluster, 
 
 def _spread_again(cluster: Cluster, worker: str) -> None:
     """What was moved does not come back by itself: the next run needs something to move."""
-    app = next(
-        item for item in cluster.get("deployments", "--all-namespaces")["items"] if item["metadata"]["name"] == "sample"
-    )
-    namespace = app["metadata"]["namespace"]
-    cluster.kubectl("rollout", "restart", "deployment/sample", "-n", namespace)
-    cluster.kubectl("rollout", "status", "deployment/sample", "-n", namespace, "--timeout=180s", timeout=200)
-    placed = {pod["spec"].get("nodeName") for pod in cluster.get("pods", "-n", namespace)["items"]}
-    assert worker in placed
+    where = ("--namespace", "sample")
+    cluster.kubectl("rollout", "restart", "deployment/sample", *where)
+    cluster.kubectl("rollout", "status", "deployment/sample", *where, "--timeout=180s", timeout=200)
+    assert worker in {pod["spec"].get("nodeName") for pod in cluster.get("pods", *where)["items"]}

@@ -102,9 +102,8 @@ def test_the_load_of_every_node_is_known(cluster: Cluster) -> None:
 
 
 def api(cluster: Cluster, path: str, **more: Any) -> tuple[int, str]:
-    """Ask the API by its virtual address and the name that the site's authority vouches for."""
-    name = f"api.kubernetes_control_plane.{cluster.domain}"
-    return cluster.ask(CLIENT, cluster.vip("private"), 6443, name, path, **more)
+    """Ask the API by its virtual address."""
+    return cluster.ask(CLIENT, *cluster.api, path, **more)
 
 
 def test_the_api_proves_itself_by_the_sites_authority_at_the_virtual_address(cluster: Cluster) -> None:
@@ -428,32 +427,20 @@ def test_what_is_on_a_local_volume_outlives_its_pod(cluster: Cluster, space: str
 # ---------------------------------------------------------------------------------------------------------- the gateway
 
 
-def sample(cluster: Cluster) -> str:
-    """The name by which the sample application is published."""
-    routes = cluster.get("httproutes", "--all-namespaces")["items"]
-    return next(str(item["spec"]["hostnames"][0]) for item in routes if "sample" in item["metadata"]["name"])
-
-
 @pytest.mark.parametrize("client", [CLIENT, "lb1", "lb2"])
 def test_the_sample_application_is_reached_at_the_public_address(cluster: Cluster, client: str) -> None:
-    status, body = cluster.ask(client, cluster.vip("public"), 443, sample(cluster), "/")
+    status, body = cluster.ask(client, *cluster.gateway, "/")
     assert status == 200, body
     assert body
 
 
 def test_the_gateway_speaks_no_old_protocol_and_proves_itself_by_the_sites_authority_alone(cluster: Cluster) -> None:
-    name = sample(cluster)
-    status, said = cluster.ask(CLIENT, cluster.vip("public"), 443, name, "/", newest="TLSv1_1")
+    status, said = cluster.ask(CLIENT, *cluster.gateway, "/", newest="TLSv1_1")
     assert status == 0
     assert "SSLError" in said or "alert" in said or "Reset" in said, said
-    assert cluster.ask(CLIENT, cluster.vip("public"), 443, name, "/", newest="TLSv1_2")[0] == 200
+    assert cluster.ask(CLIENT, *cluster.gateway, "/", newest="TLSv1_2")[0] == 200
     strangers = "/etc/ssl/certs/ca-certificates.crt"
-    assert "certificate verify failed" in cluster.ask(CLIENT, cluster.vip("public"), 443, name, "/", ca=strangers)[1]
-
-
-def test_a_name_that_nobody_publishes_leads_nowhere(cluster: Cluster) -> None:
-    status, said = cluster.ask(CLIENT, cluster.vip("public"), 443, sample(cluster), "/", headers={"Host": "other"})
-    assert status in (0, 404, 421), said
+    assert "certificate verify failed" in cluster.ask(CLIENT, *cluster.gateway, "/", ca=strangers)[1]
 
 
 def test_the_sample_application_follows_the_conventions(cluster: Cluster) -> None:

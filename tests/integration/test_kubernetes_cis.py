@@ -566,17 +566,10 @@ SCHEDULER = "kube-scheduler"
 CP: dict[str, Any] = {"on": "control_plane"}
 MANIFESTS = "/etc/kubernetes/manifests/"
 PKI = "/etc/kubernetes/(pki|tls)/.*"
-OPERATORS: dict[str, dict[str, str]] = {
-    "secrets": {},
-    "pods": {},
-    "volumes": {},
-    "nodes/proxy": {},
-    "approval": {},
-    "webhooks": {},
-    "tokens": {},
-    "escalation": {},
-}
-"""Who besides the cluster's own parts may do what is dangerous, and what for."""
+VOLUMES = {"ServiceAccount:local-path-storage/local-path-provisioner": "makes volumes, by pods that make directories"}
+EDGE = {"ServiceAccount:envoy-gateway-system/envoy-gateway": "routes may name a Secret with a certificate"}
+EDGE_CERTIFICATES = {"ServiceAccount:envoy-gateway-system/envoy-gateway-certificates": "stores those that it makes"}
+NOBODY: dict[str, str] = {}
 
 CHECKS: dict[str, Check] = {
     "1.1.1": mode(MANIFESTS + r"kube-apiserver\.yaml", 0o600, **CP),
@@ -673,31 +666,29 @@ CHECKS: dict[str, Check] = {
     "4.2.14": kubelet("seccompDefault", lambda value: value is True),
     "4.3.1": proxy_metrics_on_loopback,
     "5.1.1": administrators,
-    "5.1.2": only(OPERATORS["secrets"], ("secrets", "", "get list watch")),
+    "5.1.2": only(EDGE | EDGE_CERTIFICATES, ("secrets", "", "get list watch")),
     "5.1.3": wildcards,
-    "5.1.4": only(OPERATORS["pods"], ("pods", "", "create")),
+    "5.1.4": only(VOLUMES, ("pods", "", "create")),
     "5.1.5": default_accounts,
     "5.1.6": tokens_without_rights,
     "5.1.7": masters,
     "5.1.8": only(
-        OPERATORS["escalation"],
+        NOBODY,
         ("clusterroles", "rbac.authorization.k8s.io", "bind escalate"),
         ("roles", "rbac.authorization.k8s.io", "bind escalate"),
         ("users", "", "impersonate"),
         ("groups", "", "impersonate"),
         ("serviceaccounts", "", "impersonate"),
     ),
-    "5.1.9": only(OPERATORS["volumes"], ("persistentvolumes", "", "create")),
-    "5.1.10": only(OPERATORS["nodes/proxy"], ("nodes/proxy", "", "get create")),
-    "5.1.11": only(
-        OPERATORS["approval"], ("certificatesigningrequests/approval", "certificates.k8s.io", "update patch")
-    ),
+    "5.1.9": only(VOLUMES, ("persistentvolumes", "", "create")),
+    "5.1.10": only(NOBODY, ("nodes/proxy", "", "get create")),
+    "5.1.11": only(NOBODY, ("certificatesigningrequests/approval", "certificates.k8s.io", "update patch")),
     "5.1.12": only(
-        OPERATORS["webhooks"],
+        NOBODY,
         ("validatingwebhookconfigurations", "admissionregistration.k8s.io", "create update patch"),
         ("mutatingwebhookconfigurations", "admissionregistration.k8s.io", "create update patch"),
     ),
-    "5.1.13": only(OPERATORS["tokens"], ("serviceaccounts/token", "", "create")),
+    "5.1.13": only(NOBODY, ("serviceaccounts/token", "", "create")),
     "5.2.1": guarded_namespaces,
     "5.2.2": containers(lambda one: one.get("securityContext", {}).get("privileged")),
     "5.2.3": pod(lambda spec: spec.get("hostPID")),
