@@ -91,6 +91,16 @@ def play(lab: Lab, playbook: str, **variables: str) -> Play:
     return done
 
 
+def restore(lab: Lab, snapshot: str, directory: Path) -> None:
+    play(
+        lab,
+        "kubernetes_restore",
+        kubernetes_restore_snapshot=snapshot,
+        kubernetes_restore_confirm="lab",
+        kubernetes_backup_directory=str(directory),
+    )
+
+
 @pytest.fixture
 def sound(cluster: Cluster) -> Iterator[None]:
     """All nodes and pods are Ready before a drill and after it."""
@@ -172,8 +182,7 @@ def test_two_of_three_members_are_lost_and_the_third_has_everything(
     survivor, *lost = cluster.control_plane
     start = time.monotonic()
     lose(lab, lost)
-    play(lab, "kubernetes_restore", kubernetes_restore_snapshot="survivor", kubernetes_backup_directory=str(backup))
-    _joined(lab, lost)
+    restore(lab, "survivor", backup)
     cluster.wait_until_sound(600, survivor)
     seconds = time.monotonic() - start
     results.record(
@@ -196,8 +205,7 @@ def test_all_members_are_lost_and_the_newest_snapshot_has_everything(
     assert {path.stat().st_mode & 0o077 for path in backup.parent.rglob("*") if path.is_file()} == {0}
     start = time.monotonic()
     lose(lab, cluster.control_plane)
-    play(lab, "kubernetes_restore", kubernetes_restore_snapshot="newest", kubernetes_backup_directory=str(backup))
-    _joined(lab, cluster.control_plane[1:])
+    restore(lab, "newest", backup)
     cluster.wait_until_sound(600)
     seconds = time.monotonic() - start
     results.record(
@@ -207,12 +215,6 @@ def test_all_members_are_lost_and_the_newest_snapshot_has_everything(
     held(cluster, before, newest, writer)
     assert members(cluster) == sorted(cluster.control_plane)
     assert seconds <= SECONDS_ALLOWED
-
-
-def _joined(lab: Lab, hosts: list[str]) -> None:
-    """Hosts that came back blank are members again."""
-    for host in hosts if HOSTS_TOO else []:
-        play(lab, "kubernetes_node_replace", kubernetes_node=host, kubernetes_node_lost="true")
 
 
 def test_snapshots_are_taken_often_enough(cluster: Cluster) -> None:
