@@ -165,7 +165,8 @@ class Facts:
     def arguments(self, host: str, program: str) -> dict[str, str]:
         """The flags of a program on a host."""
         words = self.hosts[host]["commands"].get(program, [])
-        return dict((word.removeprefix("--") + "=").split("=", 1) for word in words[1:] if word.startswith("--"))
+        pairs = (word.removeprefix("--").partition("=") for word in words[1:] if word.startswith("--"))
+        return {name: value for name, _, value in pairs}
 
     def files(self, host: str, pattern: str) -> dict[str, Plain]:
         """Files of a host whose path matches a regular expression wholly."""
