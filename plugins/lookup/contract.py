@@ -11,13 +11,13 @@ short_description: What the service contracts say for a host of this inventory
 description:
   - Reads C(meta/service.yml) of all roles, joins it with the inventory and returns one view of the result.
   - The answer depends only on the contracts, the inventory's groups, and the variables C(host_addresses),
-    C(host_primary_network), C(host_zone), C(site_networks), C(site_vips) and C(site_domain).
+    C(host_primary_network), C(host_zone), C(site_networks), C(site_vips), C(site_domain) and C(kubernetes_pod_subnet).
   - Roles of other collections take part when the variable C(site_role_paths) lists their roles directories.
 options:
   _terms:
     description: >-
-      The view: V(firewall) (a mapping of lists C(inbound), C(outbound), C(forward)), V(endpoints), V(certificates),
-      V(members) (a mapping of services to their hosts), V(secrets), V(services) or V(listens).
+      The view: V(firewall) (a mapping of lists C(inbound), C(outbound), C(forward), C(pods)), V(endpoints),
+      V(certificates), V(members) (a mapping of services to their hosts), V(secrets), V(services) or V(listens).
     required: true
     type: list
     elements: str

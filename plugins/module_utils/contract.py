@@ -146,8 +146,9 @@ class Listen:
     tls: str | None = field(default=None, metadata={"rule": TLS})
     reason: str | None = field(default=None, metadata={"rule": text()})
     network: str | None = field(default=None, metadata={"rule": NAME})  # None: the primary one; any: all legs
-    from_: tuple[str, ...] = field(default=(), metadata={"rule": NAMES})  # groups, all, any
+    from_: tuple[str, ...] = field(default=(), metadata={"rule": NAMES})  # groups, all, any, pods
     from_networks: tuple[str, ...] = field(default=(), metadata={"rule": NAMES})
+    authority: str | None = field(default=None, metadata={"rule": PATH})  # None: the site's anchor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -466,6 +467,8 @@ def _check_listens(contract: Contract, problems: list[str]) -> None:
                 problems.append(f"{at}.port: VRRP has no ports")
             if listen.tls not in (None, "none"):
                 problems.append(f"{at}.tls: VRRP has no TLS")
+            if listen.authority is not None:
+                problems.append(f"{at}.authority: VRRP has no TLS")
             places.append((listen.protocol, listen.name))
             continue
         if listen.port is None:
@@ -474,6 +477,8 @@ def _check_listens(contract: Contract, problems: list[str]) -> None:
             problems.append(f"{at}.tls: missing")
         elif listen.tls != "mutual" and listen.reason is None:
             problems.append(f"{at}.reason: missing, and tls: {listen.tls} needs one")
+        if listen.authority is not None and listen.tls == "none":
+            problems.append(f"{at}.authority: nobody vouches for a port with tls: none")
         places.append((listen.protocol, str(listen.port), listen.network or ""))
     _check_unique("listens", places, problems)
 

@@ -187,6 +187,7 @@ class Policy:
         extra: exceptions with a reason.
         networks: the site's ranges, between which an echo request (ping) may pass.
         log: how dropped packets are logged; None is not at all.
+        pods: ranges to which this host sends anything, and from and to which it passes anything on.
     """
 
     inbound: tuple[Flow, ...] = ()
@@ -195,6 +196,7 @@ class Policy:
     extra: tuple[ExtraRule, ...] = ()
     networks: tuple[ipaddress.IPv4Network, ...] = ()
     log: DropLog | None = None
+    pods: tuple[ipaddress.IPv4Network, ...] = ()
 
     @classmethod
     def from_view(
@@ -207,7 +209,8 @@ class Policy:
         """Join a host's view of the contracts with what the inventory adds.
 
         Args:
-            view: lists of rules under inbound, outbound and forward, as `flows_of` reads them.
+            view: lists of rules under inbound, outbound and forward, as `flows_of` reads them; under pods, the ranges
+                of pods that the host carries or reaches.
             extra_rules: exceptions, as `ExtraRule.from_mapping` reads them.
             networks: the site's ranges.
             log: how dropped packets are logged; None is not at all.
@@ -215,16 +218,16 @@ class Policy:
         Raises:
             RulesError: with the first rule that does not fit.
         """
-        unknown = set(view) - set(CHAINS)
+        unknown = set(view) - {*CHAINS, "pods"}
         if unknown:
-            raise RulesError(f"rules: {', '.join(sorted(unknown))} is not one of {', '.join(CHAINS)}")
+            raise RulesError(f"rules: {', '.join(sorted(unknown))} is not one of {', '.join(CHAINS)}, pods")
         flows = {key: tuple(flow for rule in view.get(key) or () for flow in flows_of(rule)) for key in CHAINS}
         try:
-            ranges = _collapse(networks)
+            ranges, pods = _collapse(networks), _collapse(view.get("pods") or ())
         except ValueError as error:
             raise RulesError(f"networks: {error}") from error
         extra = tuple(ExtraRule.from_mapping(item) for item in extra_rules)
-        return cls(flows["inbound"], flows["outbound"], flows["forward"], extra, ranges, log)
+        return cls(flows["inbound"], flows["outbound"], flows["forward"], extra, ranges, log, pods)
 
 
 # ------------------------------------------------------------------------------------------------------------ rendering
@@ -241,6 +244,7 @@ def render(policy: Policy, *, adopt: bool = False) -> str:
             although their questions were never seen. Not for longer: a connection could be opened in that disguise.
     """
     sets = _ranges_set("networks", policy.networks) if policy.networks else []
+    sets += _ranges_set("pods", policy.pods) if policy.pods else []
     rules: dict[Direction, list[str]] = {}
     for direction in CHAINS:
         flows: tuple[Flow, ...] = getattr(policy, direction)
@@ -406,6 +410,8 @@ def _group(items: Iterable[str]) -> str:
 def _chain(
     name: str, before: Sequence[str], rules: Sequence[str], after: Sequence[str] = (), policy: str = ""
 ) -> list[str]:
+    # Priority filter is after dstnat, where the service proxy of Kubernetes turns a service's address into a real one:
+    # what is judged is where a packet goes, not what it asked for.
     hook = [f"\ttype filter hook {name} priority filter; policy {policy};"] if policy else []
     return [f"chain {name} {{", *hook, *(f"\t{rule}" for rule in (*before, *rules, *after)), "}"]
 
@@ -420,12 +426,16 @@ def _input_before(policy: Policy) -> list[str]:
 
 
 def _forward_before(policy: Policy) -> list[str]:
-    return [*_origin(policy), _STATES, *(_echo(policy, both=True) if policy.forward else [])]
+    # Whatever its state: the network of pods may take one direction of a connection past this hook.
+    pods = ["ip saddr @pods accept", "ip daddr @pods accept"] if policy.pods else []
+    return [*_origin(policy), *pods, _STATES, *(_echo(policy, both=True) if policy.forward else [])]
 
 
 def _origin(policy: Policy) -> list[str]:
     """On a router: no network can borrow the addresses of another (BCP 38)."""
-    return ["fib saddr . iif oif missing counter name spoofed drop"] if policy.forward else []
+    # Pods come by interfaces to which no route leads; their network looks whose address they use.
+    others = "ip saddr != @pods " if policy.pods else ""
+    return [f"{others}fib saddr . iif oif missing counter name spoofed drop"] if policy.forward else []
 
 
 def _answers(columns: str, name: str, sets: Sequence[str]) -> list[str]:
@@ -438,6 +448,8 @@ def _output_before(policy: Policy, sets: Sequence[str]) -> list[str]:
     rules = ['oif "lo" accept', _STATES, *_answers("ip daddr . ip saddr . tcp sport", "inbound_tcp", sets)]
     if policy.networks:
         rules.append("ip daddr @networks icmp type echo-request accept")
+    if policy.pods:
+        rules.append("ip daddr @pods accept")
     return [*rules, _NEIGHBOURS, "icmpv6 type mld2-listener-report accept"]
 
 

@@ -8,6 +8,9 @@ How two hosts reach each other. A listen binds one leg of its host (`network`, o
 A client that has a leg on that network uses it; else it comes from its primary address, through the router. Of a
 listen on all legs a client uses the networks that both have a leg on, and the server's primary address, because that
 is how peers are addressed.
+
+Pods are no hosts. They talk from the range of pods, within the hosts that carry them; what leaves such a host for
+another has the host's own address, or is wrapped by the network of pods.
 """
 
 from __future__ import annotations
@@ -24,10 +27,13 @@ if TYPE_CHECKING:
     from ansible_collections.groundplane.onprem.plugins.module_utils.contract import Contract, Endpoint, Listen
 
 HOST_VARIABLES = ("host_addresses", "host_primary_network", "host_zone")
-SITE_VARIABLES = ("site_networks", "site_vips", "site_domain")
+SITE_VARIABLES = ("site_networks", "site_vips", "site_domain", "kubernetes_pod_subnet")
 
 LOAD_BALANCER = "load_balancer"
 ROUTER = "router"
+KUBERNETES = "kubernetes"
+PODS = "pods"
+"""In `from`: whoever has an address of the range of pods. As a network: one that no router of the site serves."""
 
 Plain = dict[str, Any]
 """JSON-able data."""
@@ -79,7 +85,7 @@ class Flow:
         destination: an address or a range.
         client: the host that opens it; empty for whoever has an address in the range.
         server: the host that answers; empty for whoever has an address in the range.
-        client_network: the leg of the client; empty outside the site.
+        client_network: the leg of the client; `pods` for pods, empty outside the site.
         server_network: the leg of the server; empty outside the site.
     """
 
@@ -143,6 +149,7 @@ class Site:
         networks: name to subnet.
         vips: by name.
         domain: the domain of the site's names.
+        pods: the range of pods; empty on a site without them.
     """
 
     contracts: Mapping[str, Contract]
@@ -151,6 +158,7 @@ class Site:
     networks: Mapping[str, str] = field(default_factory=dict)
     vips: Mapping[str, Vip] = field(default_factory=dict)
     domain: str = ""
+    pods: str = ""
 
     @classmethod
     def from_inventory(
@@ -166,7 +174,7 @@ class Site:
             contracts: by service name, as `contract.discover` returns them.
             groups: group name to host names.
             hostvars: of each host `host_addresses`, `host_primary_network`, `host_zone`.
-            variables: `site_networks`, `site_vips`, `site_domain`.
+            variables: `site_networks`, `site_vips`, `site_domain`, and `kubernetes_pod_subnet` where there are pods.
 
         Raises:
             SiteError: a host without addresses, or whose primary network is none of its legs.
@@ -188,7 +196,8 @@ class Site:
             for name, vip in (variables.get("site_vips") or {}).items()
         }
         members = {str(group): [str(name) for name in names if name in hosts] for group, names in groups.items()}
-        return cls(contracts, members, hosts, networks, vips, str(variables.get("site_domain") or ""))
+        domain, pods = (str(variables.get(key) or "") for key in ("site_domain", "kubernetes_pod_subnet"))
+        return cls(contracts, members, hosts, networks, vips, domain, pods)
 
     @classmethod
     def from_hostvars(
@@ -330,10 +339,14 @@ class Site:
             yield from self._from_ranges(door, groups, networks)
 
     def _from_ranges(self, door: _Door, groups: Sequence[str], networks: Sequence[str]) -> Iterator[Flow]:
-        """The flows from whoever has an address in a range: the world, a network."""
+        """The flows from whoever has an address in a range: the world, pods, a network."""
         if "any" in groups:
             for network, address in door.legs.items():
                 yield door.flow(network, "", "", _everywhere(address))
+        if PODS in groups and self.pods:
+            for network, address in door.legs.items():
+                if _family(self.pods) == _family(address):
+                    yield door.flow(network, "", PODS, self.pods)
         for name in networks:
             if name not in self.networks:
                 raise SiteError(
@@ -351,7 +364,8 @@ class Site:
 
         Each rule has `service`, `name`, `protocol`, `ports` (none for VRRP), `family` (ip or ip6), `network` (the
         host's own leg), `sources` and `destinations`; a forward rule has `services` (`service.name`) instead of the
-        first two, and no `network`.
+        first two, and no `network`. `pods` has the ranges to which a host of Kubernetes may send whatever it wants,
+        and from and to which it passes everything on: what pods may do to each other is for their network to say.
 
         Raises:
             SiteError: there is no such host, or the inventory lacks what a contract needs.
@@ -363,6 +377,7 @@ class Site:
             "inbound": _rules((flow for flow in flows if flow.server == host), "destination"),
             "outbound": _rules((flow for flow in flows if flow.client == host), "source"),
             "forward": self._forward(host, flows) if router else [],
+            "pods": [self.pods] if self.pods and host in self.groups.get(KUBERNETES, ()) else [],
         }
 
     def _forward(self, router: str, flows: Iterable[Flow]) -> list[Plain]:
@@ -403,7 +418,7 @@ class Site:
         return [contract.as_mapping() for contract in self.contracts_of(host)]
 
     def listens(self, host: str) -> list[Plain]:
-        """What is open on a host: `service`, `name`, `protocol`, `port`, `tls`, and `addresses` by network."""
+        """What is open on a host: `service`, `name`, `protocol`, `port`, `tls`, `authority`, `addresses` by network."""
         return [
             {
                 "service": contract.service,
@@ -411,6 +426,7 @@ class Site:
                 "protocol": listen.protocol,
                 "port": listen.port,
                 "tls": listen.tls,
+                "authority": listen.authority,
                 "addresses": self._legs(contract, listen, self.hosts[host]),
             }
             for contract in self.contracts_of(host)
@@ -448,7 +464,9 @@ class Site:
                         "tls": endpoint.tls,
                         "kind": endpoint.members,
                         "on_marked_down": endpoint.on_marked_down,
-                        "check": {"port": asked.port, "path": check.path, "status": check.status} if check else None,
+                        "check": {"port": asked.port, "path": check.path, "status": check.status, "tls": asked.tls}
+                        if check
+                        else None,
                         "members": members,
                     }
                 )

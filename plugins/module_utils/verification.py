@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,21 +13,33 @@ if TYPE_CHECKING:
 NOBODY = "nobody"
 # Identities that a mutual port must turn away; tests add the last two.
 UNWELCOME = {NOBODY: "without a certificate", "stranger": "of another CA", "expired": "with an expired certificate"}
+# Whom a port with an authority of its own must let in: the pair beside it. To such a port the site's own are strangers.
+MEMBER = "member"
 
 
 def targets(listens: Iterable[Mapping[str, Any]], server_name: str) -> list[dict[str, Any]]:
     """Return the TLS ports among a host's listens, once each, as targets of a probe.
+
+    A port with an authority of its own is also asked as its member: by `server.crt` and `server.key` beside the
+    authority's certificate, where kubeadm puts them.
 
     Args:
         listens: the contract view `listens` of the host.
         server_name: name that the host's certificates carry.
     """
     return [
-        {"address": address, "port": listen["port"], "server_name": server_name}
+        {"address": address, "port": listen["port"], "server_name": server_name, **_vouched(listen.get("authority"))}
         for listen in listens
         if listen["protocol"] == "tcp" and listen["tls"] != "none"
         for address in listen["addresses"].values()
     ]
+
+
+def _vouched(authority: str | None) -> dict[str, Any]:
+    """What a target of a probe has in addition for an authority of its own."""
+    if authority is None:
+        return {}
+    return {"ca": authority, "identities": {MEMBER: _files(str(PurePosixPath(authority).parent), "server")}}
 
 
 def identities(certificates: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
@@ -81,17 +94,22 @@ def breaches(host: str, listens: Iterable[Mapping[str, Any]], answers: Sequence[
         for address in listen["addresses"].values():
             what = f"{host}: {listen['service']} {listen['name']} on {address}:{listen['port']}"
             here = dict(said[address, listen["port"]])
-            unwelcome = {name: here.pop(name) for name in UNWELCOME if name in here}
+            strangers = {*UNWELCOME, *(name for name in here if listen.get("authority") and name != MEMBER)}
+            unwelcome = {name: here.pop(name) for name in list(here) if name in strangers}
             if all(one["outcome"] != "accepted" for one in here.values()):
                 why = "; ".join(f"{name}: {one['outcome']}, {one['detail']}" for name, one in here.items())
                 found.append(f"{what} lets none of the host's own certificates in ({why}).")
             elif listen["tls"] == "mutual":
                 found += [
-                    f"{what} must refuse a client {UNWELCOME[name]} and answers: {one['outcome']}."
+                    f"{what} must refuse a client {_called(name)} and answers: {one['outcome']}."
                     for name, one in unwelcome.items()
                     if one["outcome"] != "refused"
                 ]
     return found
+
+
+def _called(identity: str) -> str:
+    return UNWELCOME.get(identity, f"with the site's certificate {identity}")
 
 
 def summary(

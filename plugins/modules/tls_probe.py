@@ -43,6 +43,13 @@ options:
         description: Name that the server's certificate must carry.
         type: str
         required: true
+      ca:
+        description: Trust anchors, PEM, of this target, where they are not O(ca).
+        type: path
+      identities:
+        description: Identities that ask this target only, besides O(identities).
+        type: dict
+        default: {}
   identities:
     description: Name of the identity to C({certificate, key}), paths on the host; empty for a client without one.
     type: dict
@@ -76,19 +83,20 @@ answers:
     - {address: 10.0.3.11, port: 5432, identity: host, outcome: accepted, detail: "", version: TLSv1.3, days_left: 29.5}
 """
 
-import itertools
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.groundplane.onprem.plugins.module_utils.tls_probe import Identity, context, probe
+from ansible_collections.groundplane.onprem.plugins.module_utils.tls_probe import Answer, Identity, context, probe
 
 TARGET = {
     "address": {"type": "str", "required": True},
     "port": {"type": "int", "required": True},
     "server_name": {"type": "str", "required": True},
+    "ca": {"type": "path"},
+    "identities": {"type": "dict", "default": {}},
 }
 
 
@@ -105,21 +113,38 @@ def main() -> None:
     )
     if module.check_mode and not Path(module.params["ca"]).exists():
         module.exit_json(changed=False, skipped=True, answers=[], msg=f"{module.params['ca']} does not exist yet")
-    trusts: dict[str, ssl.SSLContext] = {}
+    trusts: dict[tuple[str, str], ssl.SSLContext] = {}
+
+    def trust(ca: str, name: str, files: dict[str, str] | None) -> ssl.SSLContext:
+        if (ca, name) not in trusts:
+            identity = Identity(name, (files or {}).get("certificate"), (files or {}).get("key"))
+            trusts[ca, name] = context(ca, identity)
+        return trusts[ca, name]
+
     for name, files in module.params["identities"].items():
-        identity = Identity(name, (files or {}).get("certificate"), (files or {}).get("key"))
         try:
-            trusts[name] = context(module.params["ca"], identity)
+            trust(module.params["ca"], name, files)
         except (OSError, ssl.SSLError) as error:
             module.fail_json(msg=f"tls_probe: identity {name}, CA {module.params['ca']}: {error}")
 
-    def ask(pair: tuple[dict[str, Any], str]) -> dict[str, Any]:
-        target, name = pair
-        answer = probe(target["address"], target["port"], target["server_name"], trusts[name], module.params["timeout"])
+    def ask(question: tuple[dict[str, Any], str, dict[str, str] | None]) -> dict[str, Any]:
+        target, name, files = question
+        ca = target["ca"] or module.params["ca"]
+        try:
+            trusted = trust(ca, name, files)
+        except (OSError, ssl.SSLError) as error:
+            answer = Answer("untrusted", f"{ca}, asked as {name}: {error}")
+        else:
+            answer = probe(target["address"], target["port"], target["server_name"], trusted, module.params["timeout"])
         return {"address": target["address"], "port": target["port"], "identity": name, **answer.plain()}
 
+    questions = [
+        (target, name, files)
+        for target in module.params["targets"]
+        for name, files in {**module.params["identities"], **target["identities"]}.items()
+    ]
     with ThreadPoolExecutor(max_workers=32) as pool:
-        answers = list(pool.map(ask, itertools.product(module.params["targets"], trusts)))
+        answers = list(pool.map(ask, questions))
     module.exit_json(changed=False, answers=answers)
 
 

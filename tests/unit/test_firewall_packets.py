@@ -190,6 +190,65 @@ def test_the_way_out_does_not_lead_into_the_site(world: World) -> None:
     assert world.connect("client", CLIENT, SERVER, 80) == "refused"
 
 
+# As kube-proxy does it in mode nftables: 10.96.0.1:443 is a service with one endpoint.
+SERVICE = """
+table ip kube-proxy {
+  chain prerouting { type nat hook prerouting priority dstnat; ip daddr 10.96.0.1 tcp dport 443 dnat to ENDPOINT; }
+  chain output { type nat hook output priority -100; ip daddr 10.96.0.1 tcp dport 443 dnat to ENDPOINT; }
+}
+"""
+
+
+def serve(world: World, host: str, endpoint: str) -> None:
+    world.on(host, "nft", "--file", "-", stdin=SERVICE.replace("ENDPOINT", endpoint))
+
+
+def test_what_asks_for_a_service_is_judged_by_where_it_goes(world: World) -> None:
+    serve(world, "client", f"{SERVER}:80")
+    world.load("client", policy(outbound=[WEB]))
+    assert world.connect("client", CLIENT, "10.96.0.1", 443) == "refused"
+    world.load("client", policy(outbound=[rule("tcp", [443], CLIENT, "10.96.0.1")]))
+    assert world.connect("client", CLIENT, "10.96.0.1", 443) == "unreachable"
+
+
+def test_what_asks_for_a_service_on_its_way_through_is_judged_by_where_it_goes(world: World) -> None:
+    serve(world, "router", f"{SERVER}:80")
+    world.load("router", policy(forward=[WEB]))
+    assert world.connect("client", CLIENT, "10.96.0.1", 443) == "refused"
+    world.load("router", policy(forward=[rule("tcp", [443], CLIENT, "10.96.0.1")]))
+    assert world.connect("client", CLIENT, "10.96.0.1", 443) == "filtered"
+
+
+def test_a_service_whose_endpoint_is_the_host_itself_is_judged_by_the_hosts_own_address(world: World) -> None:
+    serve(world, "router", "10.9.1.1:80")
+    world.load("router", policy(inbound=[rule("tcp", [80], "10.9.1.0/24", "10.9.1.1")]))
+    assert world.connect("client", CLIENT, "10.96.0.1", 443) == "refused"
+    world.load("router", policy(inbound=[rule("tcp", [81], "10.9.1.0/24", "10.9.1.1")]))
+    assert world.connect("client", CLIENT, "10.96.0.1", 443) == "filtered"
+
+
+def test_a_host_that_carries_pods_passes_their_packets_and_lets_in_what_is_stated(world: World) -> None:
+    """The client is a pod of the host in the middle."""
+    pods = {"pods": ["10.9.1.0/24"]}
+    world.load("router", Policy.from_view({**pods, "inbound": [rule("tcp", [80], "10.9.1.0/24", "10.9.1.1")]}))
+    assert world.connect("client", CLIENT, SERVER, 81) == "refused"
+    assert world.connect("server", SERVER, CLIENT, 81) == "refused"
+    assert world.connect("router", "10.9.1.1", CLIENT, 81) == "refused"
+    assert world.connect("client", CLIENT, "10.9.1.1", 80) == "refused"
+    assert world.connect("client", CLIENT, "10.9.1.1", 81) == "filtered"
+    assert world.connect("router", "10.9.2.1", SERVER, 81) == "unreachable"
+    world.load("router", Policy.from_view({}))
+    assert world.connect("client", CLIENT, SERVER, 81) == "filtered"
+
+
+def test_a_router_that_carries_pods_still_drops_other_borrowed_addresses(world: World) -> None:
+    forward = [rule("tcp", [82], "10.9.2.77", SERVER)]
+    world.load("router", Policy.from_view({"forward": forward, "pods": ["10.9.3.0/24"]}, networks=NETWORKS))
+    before = world.count("router", "spoofed")
+    assert world.connect("client", "10.9.2.77", SERVER, 82) == "filtered"
+    assert world.count("router", "spoofed") > before
+
+
 def test_ping_passes_within_the_site_alone(world: World) -> None:
     ping = """
         import socket, sys

@@ -172,6 +172,26 @@ class TestRender:
         assert "ip protocol vrrp ip saddr . ip daddr @outbound_vrrp accept" in chain(text, "output")
         assert text.count("10.77.4.10 . 10.77.3.11,") == 2
 
+    def test_a_host_of_kubernetes_sends_to_pods_and_passes_their_packets_on(self) -> None:
+        text = render(policy(inbound=[SSH], pods=["10.244.0.0/16"]))
+        assert "\t\telements = { 10.244.0.0/16 }\n" in text
+        assert "ip daddr @pods accept" in chain(text, "output")
+        assert chain(text, "forward")[1:] == [
+            "ip saddr @pods accept",
+            "ip daddr @pods accept",
+            nftables._STATES,
+            "counter name forward_dropped",
+        ]
+        assert "@pods" not in "".join(chain(text, "input"))
+
+    def test_a_host_without_pods_knows_none(self) -> None:
+        assert "pods" not in render(policy(inbound=[SSH], outbound=[SSH], forward=[SSH], pods=[]))
+
+    def test_a_router_that_carries_pods_leaves_their_addresses_to_their_network(self) -> None:
+        text = render(policy(forward=[SSH], pods=["10.244.0.0/16"]))
+        spoofed = "ip saddr != @pods fib saddr . iif oif missing counter name spoofed drop"
+        assert spoofed == chain(text, "forward")[1] == chain(text, "input")[2]
+
     def test_drops_are_logged_only_when_asked_and_where_asked(self) -> None:
         assert " log " not in render(policy())
         assert 'burst 7 packets log prefix "groundplane input drop: " level info' in render(policy(log=DropLog(7)))
@@ -239,10 +259,12 @@ class TestRefusals:
         assert message in str(caught.value)
 
     def test_of_unknown_directions_and_networks(self) -> None:
-        with pytest.raises(RulesError, match="rules: incoming is not one of inbound, outbound, forward"):
+        with pytest.raises(RulesError, match="rules: incoming is not one of inbound, outbound, forward, pods"):
             Policy.from_view({"incoming": []})
         with pytest.raises(RulesError, match="networks: 'x' is no IPv4"):
             Policy.from_view({}, networks=["x"])
+        with pytest.raises(RulesError, match="networks: 'y' is no IPv4"):
+            Policy.from_view({"pods": ["y"]})
 
 
 class TestCanonical:
@@ -294,7 +316,10 @@ rules = st.builds(
 class TestKernel:
     @settings(max_examples=60, deadline=None)
     @given(
-        st.fixed_dictionaries({name: st.lists(rules, max_size=8) for name in nftables.CHAINS}),
+        st.fixed_dictionaries(
+            {name: st.lists(rules, max_size=8) for name in nftables.CHAINS}
+            | {"pods": st.lists(st.sampled_from(["10.244.0.0/16", "10.245.0.0/24", "10.244.1.0/24"]), max_size=2)}
+        ),
         st.lists(extras, max_size=3),
         st.sampled_from([None, DropLog(), DropLog(5, 2)]),
         st.randoms(use_true_random=False),

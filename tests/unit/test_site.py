@@ -214,7 +214,7 @@ def test_what_the_load_balancer_serves() -> None:
             "tls": "mutual",
             "kind": "leader",
             "on_marked_down": "shutdown-sessions",
-            "check": {"port": 8008, "path": "/primary", "status": 200},
+            "check": {"port": 8008, "path": "/primary", "status": 200, "tls": "mutual"},
             "members": [
                 {
                     "name": f"data{number}",
@@ -262,6 +262,7 @@ def test_members_secrets_and_listens() -> None:
         ("mirror", 443),
     ]
     assert site.listens("bastion1")[0]["addresses"] == {"public": "10.0.1.10", "mgmt": "10.0.4.10"}
+    assert {one["authority"] for one in site.listens("bastion1")} == {None}
 
 
 def test_views_are_plain_data_and_do_not_depend_on_the_order_of_the_inventory() -> None:
@@ -332,9 +333,69 @@ def test_a_site_without_balancers_needs_no_vips() -> None:
     assert small.firewall("data1")["inbound"]
 
 
+def with_pods(pods: str = "10.244.0.0/16") -> Site:
+    """The example with a cluster on two of its hosts, behind the private address."""
+    api = contract(
+        "kubernetes",
+        listens=[
+            listen("api", 6443, "kubernetes", "pods", "bastion"),
+            listen("etcd", 2379, "kubernetes", authority="/etc/kubernetes/pki/etcd/ca.crt"),
+        ],
+        endpoints=[{"name": "api", "vip": "private", "port": 6443, "listen": "api", "from": ["kubernetes", "pods"]}],
+    )
+    site = example(kubernetes=api)
+    return replace(site, groups={**site.groups, "kubernetes": ["data1", "data2"]}, pods=pods)
+
+
+def test_pods_come_from_their_range_and_only_where_a_contract_names_them() -> None:
+    site = with_pods()
+    inbound = {host: brief(site.firewall(host)["inbound"]) for host in site.hosts}
+    named = {host: [line for line in lines if "10.244.0.0/16" in line] for host, lines in inbound.items()}
+    assert {host: lines for host, lines in named.items() if lines} == {
+        "data1": ["kubernetes.api 10.0.2.11,10.0.2.12,10.0.3.12,10.0.4.10,10.244.0.0/16 > 10.0.3.11 tcp/6443"],
+        "data2": ["kubernetes.api 10.0.2.11,10.0.2.12,10.0.3.11,10.0.4.10,10.244.0.0/16 > 10.0.3.12 tcp/6443"],
+        "lb1": ["kubernetes.api 10.0.3.11,10.0.3.12,10.244.0.0/16 > 10.0.2.100 tcp/6443"],
+        "lb2": ["kubernetes.api 10.0.3.11,10.0.3.12,10.244.0.0/16 > 10.0.2.100 tcp/6443"],
+    }
+
+
+def test_only_hosts_of_kubernetes_send_to_pods_and_pass_their_packets_on() -> None:
+    site = with_pods()
+    assert {host: site.firewall(host)["pods"] for host in site.hosts if site.firewall(host)["pods"]} == {
+        "data1": ["10.244.0.0/16"],
+        "data2": ["10.244.0.0/16"],
+    }
+
+
+def test_no_router_passes_the_addresses_of_pods() -> None:
+    """A node gives what its pods send to other hosts its own address."""
+    assert "10.244" not in json.dumps(with_pods().firewall("router1"))
+
+
+def test_without_a_range_of_pods_the_word_means_nobody() -> None:
+    site = with_pods("")
+    assert "10.244" not in json.dumps([site.firewall(host) for host in site.hosts])
+    assert not any(site.firewall(host)["pods"] for host in site.hosts)
+    without = Site.from_inventory(site.contracts, site.groups, {}, {})
+    assert without.pods == ""
+    assert Site.from_inventory({}, {}, {}, {"kubernetes_pod_subnet": "10.1.0.0/16"}).pods == "10.1.0.0/16"
+
+
+def test_a_port_says_who_vouches_for_it() -> None:
+    assert {one["name"]: one["authority"] for one in with_pods().listens("data1")} == {
+        "ssh": None,
+        "api": None,
+        "etcd": "/etc/kubernetes/pki/etcd/ca.crt",
+        "database": None,
+        "pooler": None,
+        "rest": None,
+    }
+
+
 # ---------------------------------------------------------------------------------------------------------- any site
 
 NETWORKS = ("n1", "n2", "n3")
+PODS = "10.1.0.0/16"
 GROUPS = ("g1", "g2", "load_balancer", "absent")
 
 
@@ -355,7 +416,9 @@ def sites(draw: st.DrawFn) -> Site:
         "host_addresses": {name: f"10.0.{index}.254" for index, name in enumerate(NETWORKS)},
         "host_primary_network": "n1",
     }
-    sources = st.lists(st.sampled_from([*GROUPS, "all", "any"]), max_size=3, unique=True)
+    groups["kubernetes"] = draw(st.sampled_from([groups["g1"], groups["g2"]]))
+    pods = draw(st.sampled_from(["", PODS]))
+    sources = st.lists(st.sampled_from([*GROUPS, "kubernetes", "all", "any", "pods"]), max_size=3, unique=True)
     ranges = st.lists(st.sampled_from(NETWORKS), max_size=2, unique=True)
     contracts = {}
     for group in ("g1", "g2"):
@@ -384,6 +447,7 @@ def sites(draw: st.DrawFn) -> Site:
             "site_networks": {name: {"subnet": f"10.0.{index}.0/24"} for index, name in enumerate(NETWORKS)},
             "site_vips": {"v": {"address": "10.0.0.100", "network": "n1", "vrid": 1}},
             "site_domain": "x",
+            "kubernetes_pod_subnet": pods,
         },
     )
 
@@ -488,6 +552,31 @@ def test_the_flows_of_one_host_are_those_of_all_that_it_takes_part_in(site: Site
 
 @settings(max_examples=60)
 @given(sites())
+def test_pods_are_named_where_contracts_name_them_and_nowhere_else(site: Site) -> None:
+    for host in site.hosts:
+        rules = site.firewall(host)
+        assert rules["pods"] == ([site.pods] if site.pods and host in site.groups["kubernetes"] else [])
+        assert not any(
+            PODS in (*rule["sources"], *rule["destinations"]) for rule in rules["outbound"] + rules["forward"]
+        )
+        for contract in site.contracts_of(host):
+            for door in contract.listens:
+                named = [
+                    rule
+                    for rule in rules["inbound"]
+                    if (rule["service"], rule["name"]) == (contract.service, door.name)
+                    and any(source in (PODS, "0.0.0.0/0") for source in rule["sources"])
+                ]
+                if "pods" in door.from_ and site.pods:
+                    assert {rule["destinations"][0] for rule in named} == set(
+                        site._legs(contract, door, site.hosts[host]).values()
+                    )
+                elif "any" not in door.from_:
+                    assert named == []
+
+
+@settings(max_examples=60)
+@given(sites())
 def test_nobody_is_let_in_that_no_contract_names(site: Site) -> None:
     """Against the contracts themselves, without the library's idea of a flow."""
     owners = own_addresses(site)
@@ -501,6 +590,9 @@ def test_nobody_is_let_in_that_no_contract_names(site: Site) -> None:
             for source in rule["sources"]:
                 if source == "0.0.0.0/0":
                     assert "any" in allowed
+                elif source == PODS:
+                    assert "pods" in allowed
+                    assert site.pods == PODS
                 elif "/" in source:
                     assert source in {site.networks[name] for name in door.from_networks}
                 else:

@@ -84,6 +84,33 @@ def test_every_port_must_let_its_own_host_in(outcome: str) -> None:
     ]
 
 
+VOUCHED = [{**LISTENS[0], "authority": "/etc/kubernetes/pki/etcd/ca.crt"}]
+
+
+def test_a_port_with_an_authority_of_its_own_is_asked_under_it_and_as_its_member() -> None:
+    (target,) = verification.targets(VOUCHED, "cp1")
+    pair = {"certificate": "/etc/kubernetes/pki/etcd/server.crt", "key": "/etc/kubernetes/pki/etcd/server.key"}
+    assert target["ca"] == "/etc/kubernetes/pki/etcd/ca.crt"
+    assert target["identities"] == {"member": pair}
+    assert not {"ca", "identities"} & verification.targets(LISTENS, "cp1")[0].keys()
+
+
+def test_to_a_port_with_an_authority_of_its_own_the_sites_certificates_are_strangers() -> None:
+    said = [answer(2379, "member", "accepted"), answer(2379, "nobody", "refused"), answer(2379, "host", "refused")]
+    assert verification.breaches("cp1", VOUCHED, said) == []
+    (told,) = verification.breaches("cp1", VOUCHED, [*said, answer(2379, "kubelet", "accepted")])
+    assert told.endswith("must refuse a client with the site's certificate kubelet and answers: accepted.")
+    assert verification.breaches("cp1", VOUCHED, [answer(2379, "member", "refused"), *said[1:]]) == [
+        "cp1: etcd client on 10.0.3.1:2379 lets none of the host's own certificates in (member: refused, why)."
+    ]
+
+
+def test_a_port_that_asks_for_no_certificate_may_have_an_authority_of_its_own() -> None:
+    served = [{**LISTENS[1], "authority": "/etc/other/ca.crt"}]
+    said = [answer(443, "member", "accepted"), answer(443, "nobody", "accepted"), answer(443, "host", "accepted")]
+    assert verification.breaches("cp1", served, said) == []
+
+
 def test_summary_counts_ports_and_names_endpoints_and_members() -> None:
     endpoints = [
         {"name": "primary", "service": "pg", "address": "10.0.2.9", "port": 5432, "tls": "mutual", "kind": "leader"}
