@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible.template import Templar, trust_as_template
 from ansible_collections.groundplane.onprem.plugins.module_utils.contract import (
     ContractError,
     discover,
@@ -16,13 +17,22 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.contract import
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import (
     PURPOSES,
+    Need,
     Refusal,
     Situation,
     Unreadable,
     argument_options,
+    group_of,
     refusals,
+    role_artifacts,
     role_names,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ansible_collections.groundplane.onprem.plugins.module_utils.contract import Contract
+    from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import Option
 
 
 class Readable(Mapping[str, Any]):
@@ -67,6 +77,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         directories = roles_directories(variables["hostvars"][variables["inventory_hostname"]])
         try:
             contracts, options = discover(directories), argument_options(directories)
+            needs = self._needs(directories, contracts, options, variables)
         except ContractError as error:
             found = [Refusal("contract", problem) for problem in error.problems]
         else:
@@ -80,6 +91,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 states=_states(hosts, arguments["state_variable"]),
                 run=variables["ansible_play_hosts_all"],
                 purpose=arguments["purpose"],
+                needs=needs,
             )
             found = refusals(situation)
         refusing = [refusal.message for refusal in found if refusal.refuses]
@@ -93,6 +105,62 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             lines = "\n".join(f"- {message}" for message in refusing)
             result |= {"failed": True, "msg": f"Refused for {reasons}, and nothing was changed:\n{lines}"}
         return result
+
+    def _needs(
+        self,
+        directories: list[Path],
+        contracts: Mapping[str, Contract],
+        options: Mapping[str, Option],
+        variables: Mapping[str, Any],
+    ) -> list[Need]:
+        """What the roles of this site take from the mirror, as the first host of each sees it.
+
+        An image is what a variable `*_image` or `*_images` of a role names, as far as it is in the site's own registry.
+        """
+        groups, found = variables["groups"], []
+        for directory in sorted(path for top in directories for path in top.iterdir() if path.is_dir()):
+            role = directory.name
+            hosts = groups.get(group_of(role, contracts, groups) or "", ())
+            own = [option for option in options.values() if option.role == role]
+            names = [option.name for option in own if option.name.endswith(("_image", "_images"))]
+            artifacts = role_artifacts(directory)
+            if not hosts or not (names or artifacts):
+                continue
+            known = {option.name: _trusted(option.default) for option in own} | variables["hostvars"].raw_get(hosts[0])
+            templar = Templar(loader=self._loader, variables=known)
+            registry = self._read(templar, "{{ groups['mirror'] | first }}.{{ site_domain }}/")
+            for need in artifacts:
+                version = self._read(templar, need.version)
+                if version is not None:
+                    found.append(Need(role, need.name, str(version)))
+            for name in names:
+                value = self._read(templar, "{{ " + name + " }}")
+                images = [str(image) for image in (value if isinstance(value, list) else [value]) if image]
+                found += [
+                    Need(role, image.removeprefix(registry), image=True)
+                    for image in images
+                    if registry and image.startswith(registry)
+                ]
+        return found
+
+    @staticmethod
+    def _read(templar: Templar, text: str) -> Any:
+        """The value of a template; None for one that cannot be computed here, which its own task will say."""
+        try:
+            return templar.template(trust_as_template(text))
+        except AnsibleError:
+            return None
+
+
+def _trusted(value: Any) -> Any:
+    """A default out of a role's specification, whose templates are the collection's own."""
+    if isinstance(value, str):
+        return trust_as_template(value)
+    if isinstance(value, list):
+        return [_trusted(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _trusted(item) for key, item in value.items()}
+    return value
 
 
 def _states(hosts: Mapping[str, Mapping[str, Any]], variable: str) -> dict[str, Mapping[str, Any]]:

@@ -120,6 +120,28 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
+class Need:
+    """What a role takes from the mirror.
+
+    Attributes:
+        role: whose tasks or variables say so.
+        name: the artifact's name; of an image its repository and tag, such as `kubernetes/pause:3.10.1`.
+        version: the version that is asked for; empty for any.
+        image: whether it is an image.
+    """
+
+    role: str
+    name: str
+    version: str = ""
+    image: bool = False
+
+    @property
+    def label(self) -> str:
+        """How a sentence calls it."""
+        return f"image {self.name}" if self.image else f"{self.name} {self.version}".strip()
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """One reason not to run.
 
@@ -147,6 +169,7 @@ class Situation:
         states: what `host_state` reported of each host that answered.
         run: the hosts of this run.
         purpose: one of `PURPOSES`.
+        needs: what the roles of this site take from the mirror.
     """
 
     contracts: Mapping[str, Contract]
@@ -157,6 +180,7 @@ class Situation:
     states: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     run: Sequence[str] = ()
     purpose: str = "converge"
+    needs: Sequence[Need] = ()
 
     def members(self, group: str) -> list[str]:
         """The hosts of a group, twice where the inventory has them twice."""
@@ -678,6 +702,26 @@ def patroni_timers(situation: Situation) -> Iterator[str]:
             )
 
 
+@rule()
+def mirror_lacks(situation: Situation) -> Iterator[str]:
+    """What roles install and run is among what the mirror publishes."""
+    if not situation.members("mirror"):
+        return
+    listed = situation.site("mirror_artifacts")
+    rows = [row for row in listed if isinstance(row, Mapping)] if isinstance(listed, (list, tuple)) else []
+    files = {(str(row.get("name")), version) for row in rows for version in ("", str(row.get("version")))}
+    images = {str(row.get("destination")).removeprefix("images/") for row in rows}
+    missing: dict[str, dict[str, None]] = defaultdict(dict)
+    for need in situation.needs:
+        if need.name not in images if need.image else (need.name, need.version) not in files:
+            missing[need.role][need.label] = None
+    for role, labels in missing.items():
+        yield (
+            f"{role}: mirror_artifacts does not list {', '.join(labels)}, which the role takes from the mirror: "
+            f"add {'it' if len(labels) == 1 else 'them'} with a checksum."
+        )
+
+
 # -------------------------------------------------------------------------------------------------------- Kubernetes
 
 
@@ -922,6 +966,50 @@ def argument_options(roles_directories: Iterable[Path | str]) -> dict[str, Optio
                 for name, spec in (entry.get("options") or {}).items():
                     options[name] = Option(name, owner, spec.get("type", "str"), spec.get("default"))
     return options
+
+
+ARTIFACT = "groundplane.onprem.artifact"
+
+
+def role_artifacts(directory: Path) -> list[Need]:
+    """The artifacts that a role's tasks install whatever its variables say, with versions as the tasks write them.
+
+    Raises:
+        ContractError: a file of tasks that is no YAML.
+    """
+    found: dict[Need, None] = {}
+    for path in sorted((directory / "tasks").rglob("*.yml")):
+        if ARTIFACT not in path.read_text(encoding="utf-8"):
+            continue
+        tasks = parse_yaml(path, "/".join(path.parts[-4:]))
+        for task in _tasks(tasks if isinstance(tasks, list) else []):
+            arguments, loop = task.get(ARTIFACT), task.get("loop")
+            if not isinstance(arguments, Mapping) or "when" in task:
+                continue
+            for row in arguments.get("artifacts") or [arguments]:
+                names = loop if row.get("name") == "{{ item }}" and isinstance(loop, list) else [row.get("name")]
+                for name in names:
+                    if isinstance(name, str) and "{{" not in name:
+                        found[Need(directory.name, name, str(row.get("version") or ""))] = None
+    return list(found)
+
+
+def _tasks(tasks: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+    """All tasks of a list, those of its blocks included."""
+    for task in tasks:
+        if isinstance(task, Mapping):
+            yield task
+            for part in ("block", "rescue", "always"):
+                yield from _tasks(task.get(part) or ())
+
+
+def group_of(role: str, contracts: Mapping[str, Contract], groups: Mapping[str, Any]) -> str | None:
+    """The group whose hosts a role makes: its contract's, else the one that its name begins with; None without one."""
+    if role in contracts:
+        return contracts[role].group
+    parts = role.split("_")
+    names = ("_".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((name for name in names if name in groups), None)
 
 
 def role_names(roles_directories: Iterable[Path | str]) -> list[str]:

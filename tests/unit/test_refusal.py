@@ -11,6 +11,7 @@ import string
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,14 @@ from ansible_collections.groundplane.onprem.plugins.module_utils import refusal
 from ansible_collections.groundplane.onprem.plugins.module_utils.contract import ContractError, discover
 from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import (
     RULES,
+    Need,
+    Option,
     Situation,
     Unreadable,
     argument_options,
+    group_of,
     refusals,
+    role_artifacts,
     role_names,
     weakness_of,
 )
@@ -72,21 +77,31 @@ def flatten(tree: Mapping[str, Any]) -> tuple[dict[str, list[str]], dict[str, di
     return {**groups, "all": list(own)}, {host: {**everywhere, **variables.get(host, {}), **own[host]} for host in own}
 
 
+@cache
+def base() -> dict[str, Any]:
+    return load("base")
+
+
+@cache
+def specified() -> dict[str, Option]:
+    return argument_options(ROLES)
+
+
 def situation_of(case: Mapping[str, Any]) -> Situation:
-    base = yaml.safe_load((FIXTURES / "base.yml").read_text())
-    groups, variables = flatten(merge(base, case.get("inventory", {})))
+    groups, variables = flatten(merge(base(), case.get("inventory", {})))
     for values in variables.values():
         values.update({name: Unreadable() for name in case.get("unreadable", ())})
     states = merge(dict.fromkeys(variables, HEALTHY), case.get("states", {}))
     return Situation(
         contracts=discover(ROLES),
-        options=argument_options(ROLES),
+        options=specified(),
         roles=role_names(ROLES),
         groups={**groups, **case.get("groups", {})},
         variables=variables,
         states=states,
         run=case.get("run", list(variables)),
         purpose=case.get("purpose", "converge"),
+        needs=[Need(**need) for need in case.get("needs", ())],
     )
 
 
@@ -323,6 +338,37 @@ def test_argument_specs_that_are_none_are_named(tmp_path: Path) -> None:
     (meta / "argument_specs.yml").write_text("options: {}\n")
     with pytest.raises(ContractError, match=r"thing/meta/argument_specs\.yml: argument_specs: missing"):
         argument_options([tmp_path])
+
+
+def test_what_a_roles_tasks_install_is_read_from_them(tmp_path: Path) -> None:
+    tasks = tmp_path / "thing" / "tasks"
+    tasks.mkdir(parents=True)
+    install = "groundplane.onprem.artifact"
+    listed = [
+        {
+            "name": "one",
+            install: {"name": "kubeadm", "version": "{{ kubernetes_version }}", "dest": "/usr/bin/kubeadm"},
+        },
+        {"name": "several", install: {"artifacts": [{"name": "kubelet", "dest": "/x"}, {"name": "kubectl"}]}},
+        {"name": "in turn", install: {"name": "{{ item }}", "dest": "/x"}, "loop": ["etcdctl", "etcdutl"]},
+        {"name": "in a block", "block": [{"name": "one", install: {"name": "helm", "dest": "/x"}}]},
+        {"name": "only if it is wanted", install: {"name": "crictl", "dest": "/x"}, "when": "thing_crictl"},
+        {"name": "what is not known yet", install: {"name": "{{ thing_tool }}", "dest": "/x"}},
+        {"name": "no artifact", "ansible.builtin.debug": {"msg": "x"}},
+    ]
+    (tasks / "main.yml").write_text(yaml.safe_dump(listed))
+    (tasks / "other.yml").write_text(yaml.safe_dump([{"name": "nothing", "ansible.builtin.debug": {}}]))
+    names = ["kubelet", "kubectl", "etcdctl", "etcdutl", "helm"]
+    first = Need("thing", "kubeadm", "{{ kubernetes_version }}")
+    assert role_artifacts(tmp_path / "thing") == [first, *(Need("thing", name) for name in names)]
+
+
+def test_a_role_belongs_to_its_contracts_group_or_to_that_of_its_name() -> None:
+    situation = situation_of({})
+    groups = situation.groups
+    assert group_of("kubernetes_control_plane", situation.contracts, groups) == "kubernetes_control_plane"
+    assert group_of("kubernetes_network", situation.contracts, groups) == "kubernetes"
+    assert group_of("lab_site", situation.contracts, groups) is None
 
 
 # ---------------------------------------------------------------------------------------------- rules for any numbers
