@@ -1,0 +1,252 @@
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A Kubernetes API of this machine's own: the built etcd and kube-apiserver as processes on loopback, over TLS."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import ipaddress
+import os
+import re
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_api import (
+    MERGE_PATCH,
+    Api,
+    ApiError,
+    Resource,
+)
+from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_config import load
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLE = Path(os.environ.get("GROUNDPLANE_BUNDLE", ROOT / ".lab/bundle"))
+START_SECONDS = 120.0
+"""In which the API must be ready; a busy machine of two cores takes a quarter of it."""
+
+
+class MissingProgramError(Exception):
+    """A program that was to be started has not been built."""
+
+
+def program(name: str) -> Path:
+    """The newest of a program's versions in the bundle.
+
+    Raises:
+        MissingProgramError: there is none; says how to come by it.
+    """
+    found = [path for path in BUNDLE.glob(f"{name}-*") if re.fullmatch(rf"{name}-\d+(\.\d+)*(-\d+)?", path.name)]
+    if not found:
+        raise MissingProgramError(f"{BUNDLE} holds no {name}: run lab/artifacts/build.py {BUNDLE} first")
+    return max(found, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)])
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody uses now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Authority:
+    """A certificate authority in memory, which puts leaves into a directory."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.directory, self.key = directory, ec.generate_private_key(ec.SECP256R1())
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        usage = x509.KeyUsage(
+            digital_signature=True, key_cert_sign=True, crl_sign=True, content_commitment=False, key_encipherment=False,
+            data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+        )  # fmt: skip
+        builder = self._builder(self.name, self.key).add_extension(
+            x509.BasicConstraints(ca=True, path_length=None), True
+        )
+        self.certificate = builder.add_extension(usage, True).sign(self.key, hashes.SHA256())
+        self.path = directory / "ca.crt"
+        self.path.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
+
+    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+        now = dt.datetime.now(dt.UTC)
+        builder = x509.CertificateBuilder(self.name, subject, key.public_key(), x509.random_serial_number())
+        return builder.not_valid_before(now - dt.timedelta(minutes=5)).not_valid_after(now + dt.timedelta(days=1))
+
+    def issue(self, name: str, organisation: str = "") -> tuple[Path, Path]:
+        """Files of a leaf and its key, good for server and client on loopback."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
+        if organisation:
+            attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, organisation))
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        leaf = (
+            self._builder(x509.Name(attributes), key)
+            .add_extension(x509.SubjectAlternativeName(names), False)
+            .add_extension(x509.ExtendedKeyUsage(usages), False)
+            .sign(self.key, hashes.SHA256())
+        )
+        crt, pem = self.directory / f"{name}.crt", self.directory / f"{name}.key"
+        crt.write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
+        pem.touch(mode=0o600)
+        pem.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return crt, pem
+
+
+def encoded(path: Path) -> str:
+    """A file's content in base64."""
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+@dataclass
+class Cluster:
+    """etcd and kube-apiserver, without any controller: what they would write, tests write by hand."""
+
+    directory: Path
+    port: int = field(default_factory=free_port)
+    etcd_port: int = field(default_factory=free_port)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start both and wait until the API is ready.
+
+        Raises:
+            MissingProgramError: one has not been built.
+            AssertionError: one ended, or is not ready in time; holds the end of its log.
+        """
+        etcd, server = program("etcd"), program("kube-apiserver")
+        self.authority = Authority(self.directory, "kubernetes")
+        crt, key = self.authority.issue("server")
+        self.write_kubeconfig("admin", "system:masters")
+        client, peer = f"https://127.0.0.1:{self.etcd_port}", f"https://127.0.0.1:{free_port()}"
+        tls = [f"--{kind}{name}={path}" for kind in ("", "peer-") for name, path in
+               (("cert-file", crt), ("key-file", key), ("trusted-ca-file", self.authority.path))]  # fmt: skip
+        self._spawn(
+            "etcd", etcd, f"--data-dir={self.directory}/etcd", f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}", "--client-cert-auth", "--unsafe-no-fsync", *tls,
+        )  # fmt: skip
+        self._spawn(
+            "kube-apiserver", server, f"--etcd-servers={client}", f"--etcd-cafile={self.authority.path}",
+            f"--etcd-certfile={crt}", f"--etcd-keyfile={key}", "--bind-address=127.0.0.1", f"--secure-port={self.port}",
+            f"--tls-cert-file={crt}", f"--tls-private-key-file={key}", f"--client-ca-file={self.authority.path}",
+            "--authorization-mode=Node,RBAC", "--anonymous-auth=false", "--service-cluster-ip-range=10.96.0.0/16",
+            "--service-account-issuer=https://localhost", f"--service-account-key-file={crt}",
+            f"--service-account-signing-key-file={key}", "--disable-admission-plugins=ServiceAccount",
+            f"--cert-dir={self.directory}", "--max-requests-inflight=100", "--v=1",
+        )  # fmt: skip
+        deadline = time.monotonic() + START_SECONDS
+        api = self.api(patience=0)
+        while True:
+            for process in self.processes:
+                assert process.poll() is None, self.log(Path(str(process.args[0])).name.rsplit("-", 1)[0])  # type: ignore[index]
+            try:
+                api.request("GET", "/readyz")
+                api.request("GET", "/api/v1/namespaces/kube-system")
+            except ApiError:
+                assert time.monotonic() < deadline, self.log("kube-apiserver")
+                time.sleep(0.3)
+            else:
+                return
+
+    def _spawn(self, name: str, *command: str | Path) -> None:
+        with (self.directory / f"{name}.log").open("wb") as log:
+            self.processes.append(subprocess.Popen([*command], stdout=log, stderr=log))
+
+    def log(self, name: str) -> str:
+        """The end of a program's log."""
+        return (self.directory / f"{name}.log").read_text(errors="replace")[-3000:]
+
+    def stop(self) -> None:
+        """End both."""
+        for process in reversed(self.processes):
+            process.kill()
+            process.wait()
+
+    def write_kubeconfig(self, name: str, organisation: str = "", server: str = "") -> Path:
+        """A kubeconfig as kubeadm writes it, for a new user."""
+        crt, key = self.authority.issue(name, organisation)
+        whole = {
+            "apiVersion": "v1",
+            "clusters": [
+                {
+                    "cluster": {
+                        "certificate-authority-data": encoded(self.authority.path),
+                        "server": server or f"https://127.0.0.1:{self.port}",
+                    },
+                    "name": "kubernetes",
+                }
+            ],
+            "contexts": [{"context": {"cluster": "kubernetes", "user": name}, "name": f"{name}@kubernetes"}],
+            "current-context": f"{name}@kubernetes",
+            "kind": "Config",
+            "preferences": {},
+            "users": [
+                {"name": name, "user": {"client-certificate-data": encoded(crt), "client-key-data": encoded(key)}}
+            ],
+        }
+        path = self.directory / f"{name}.conf"
+        path.touch(mode=0o600)
+        path.write_text(yaml.safe_dump(whole))
+        return path
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's."""
+        return self.directory / "admin.conf"
+
+    def api(self, servers: Sequence[str] = (), patience: float = 20) -> Api:
+        """A new connection as the administrator."""
+        return Api(load(str(self.kubeconfig)), servers, patience=patience)
+
+
+class Hands:
+    """Does to objects what people and controllers do, under other names than ours."""
+
+    def __init__(self, api: Api, namespace: str) -> None:
+        self.api, self.namespace = api, namespace
+
+    def resource(self, kind: str, api_version: str = "v1") -> Resource:
+        """Where a kind is."""
+        found = self.api.resource(api_version, kind)
+        assert found is not None, f"no {kind} of {api_version}"
+        return found
+
+    def get(self, kind: str, name: str, api_version: str = "v1") -> dict[str, Any]:
+        """An object, which must be there."""
+        return self.api.get(self.resource(kind, api_version), self.namespace, name)
+
+    def find(self, kind: str, name: str, api_version: str = "v1") -> dict[str, Any] | None:
+        """An object or None."""
+        return self.api.find(self.resource(kind, api_version), self.namespace, name)
+
+    def edit(
+        self, kind: str, name: str, patch: dict[str, Any], api_version: str = "v1", who: str = "kubectl-edit"
+    ) -> None:
+        """Change an object as a person does."""
+        self.api.patch(self.resource(kind, api_version), self.namespace, name, patch, manager=who)
+
+    def status(self, kind: str, name: str, status: dict[str, Any], api_version: str = "v1") -> None:
+        """Report an object's state as its controller does."""
+        path = self.resource(kind, api_version).path(self.namespace, name, "status")
+        query = {"fieldManager": "controller"}
+        self.api.request("PATCH", path, query=query, body={"status": status}, content_type=MERGE_PATCH)
+
+    def create(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Create an object as a person does."""
+        return self.api.create(self.resource(body["kind"], body["apiVersion"]), body)
