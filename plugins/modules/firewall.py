@@ -20,10 +20,11 @@ options:
     description:
       - Lists of rules under C(inbound), C(outbound) and C(forward), as the C(firewall) view of the services' contracts
         has them.
-      - C(pods) is a list of ranges instead. To these the host may send anything, and from and to them it passes anything
-        on, because the network of pods has policies of its own. What pods may send to the host is in C(inbound).
-      - Each rule has C(protocol) (tcp, udp, vrrp), C(ports), C(family) (ip), C(sources), C(destinations), and for comments
-        C(service) and C(name), or C(services).
+      - C(pods) is a list of ranges instead. To these the host may send anything, and from and to them it passes
+        anything on, because the network of pods has policies of its own. What pods may send to the host itself is in
+        C(inbound).
+      - Each rule has C(protocol) (tcp, udp, vrrp), C(ports), C(family) (ip), C(sources), C(destinations), and for
+        comments C(service) and C(name), or C(services).
     type: dict
     required: true
   extra_rules:

@@ -156,7 +156,7 @@ def test_metrics_are_not_given_to_others(lab: Lab, setup: str) -> None:
 @pytest.mark.parametrize("host", BALANCERS)
 def test_the_health_question_is_asked_by_an_account_that_may_do_nothing_else(lab: Lab, host: str) -> None:
     as_script = "runuser -u keepalived_script --"
-    script = "/usr/bin/python3 -IS /usr/local/lib/groundplane/haproxy_health.py /run/haproxy/health.sock 3"
+    script = "/bin/bash /usr/local/lib/groundplane/haproxy_health 8404 3"
     assert lab.run(host, f"{as_script} {script}").returncode == 0
     for path in (ADMIN, "/run/haproxy-master.sock"):
         assert lab.run(host, f"{as_script} test -w {path}", check=False).returncode != 0

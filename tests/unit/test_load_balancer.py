@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import socket
+import subprocess
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,8 +102,8 @@ class TestHaproxy:
 
     def test_members_are_checked_over_verified_mutual_tls(self) -> None:
         lines = section(render("etc/haproxy/haproxy.cfg"), "backend database_primary")
-        assert "server db1 10.1.3.11:6432 addr 10.1.3.11 port 8008 verifyhost db1" in lines
-        assert "server db2 10.1.3.12:6432 addr 10.1.3.12 port 8008 verifyhost db2" in lines
+        assert "server db1 10.1.3.11:6432 addr 10.1.3.11 port 8008 verifyhost db1 check-sni db1" in lines
+        assert "server db2 10.1.3.12:6432 addr 10.1.3.12 port 8008 verifyhost db2 check-sni db2" in lines
         assert "http-check expect status 200" in lines
         assert any(
             "check-ssl verify required ca-file /etc/groundplane/pki/ca.crt crt /etc/haproxy/tls/load_balancer.crt"
@@ -110,6 +111,14 @@ class TestHaproxy:
             for line in lines
         )
         assert not [line for line in lines if " backup" in line]
+
+    def test_a_member_that_asks_for_no_certificate_is_verified_and_shown_none(self) -> None:
+        """The API server of Kubernetes takes any certificate for a user, and one of another authority for a bad one."""
+        service = database()
+        service["listens"][1] |= {"tls": "server", "reason": "clients prove themselves otherwise"}
+        lines = section(render("etc/haproxy/haproxy.cfg", service=service), "backend database_primary")
+        assert "default-server check check-ssl verify required ca-file /etc/groundplane/pki/ca.crt" in lines
+        assert not [line for line in lines if " crt " in line]
 
     def test_sessions_of_a_member_that_goes_down_end_only_where_the_contract_says_so(self) -> None:
         marked = render("etc/haproxy/haproxy.cfg")
@@ -126,10 +135,10 @@ class TestHaproxy:
             if " ssl " in line:
                 assert "verify required" in line, line
 
-    def test_the_only_plain_listeners_are_unix_sockets_and_the_passed_through_addresses(self) -> None:
+    def test_the_only_plain_listeners_are_on_loopback_and_the_passed_through_addresses(self) -> None:
         binds = re.findall(r"^ +bind (.*)$", render("etc/haproxy/haproxy.cfg"), re.MULTILINE)
         assert [bind.split()[0] for bind in binds if " ssl " not in bind] == [
-            "unix@/run/haproxy/health.sock",
+            "127.0.0.1:8404",
             "10.1.2.100:5432",
         ]
 
@@ -229,16 +238,15 @@ def program(name: str) -> Any:
 
 class TestHealthScript:
     @pytest.fixture
-    def answers(self) -> Any:
-        return program("haproxy_health").answers
+    def server(self) -> Iterator[socket.socket]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            yield listener
 
-    @pytest.fixture
-    def server(self, tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
-        path = str(tmp_path / "health.sock")
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(path)
-            listener.listen()
-            yield listener, path
+    @staticmethod
+    def well(port: int, seconds: str = "2") -> bool:
+        script = TREE / "usr/local/lib/groundplane/haproxy_health"
+        done = subprocess.run(["/bin/bash", script, str(port), seconds], check=False, capture_output=True, timeout=5)
+        return done.returncode == 0
 
     @pytest.mark.parametrize(
         ("reply", "well"),
@@ -248,27 +256,30 @@ class TestHealthScript:
             (b"", False),
         ],
     )
-    def test_only_an_ok_is_well(
-        self, answers: Any, server: tuple[socket.socket, str], reply: bytes, well: bool
-    ) -> None:
-        listener, path = server
+    def test_only_an_ok_is_well(self, server: socket.socket, reply: bytes, well: bool) -> None:
+        asked = b""
 
         def serve() -> None:
-            connection, _ = listener.accept()
+            nonlocal asked
+            connection, _ = server.accept()
             with connection:
-                connection.recv(1024)
+                while not asked.endswith(b"\r\n\r\n"):
+                    asked += connection.recv(1024)
                 connection.sendall(reply)
 
         thread = threading.Thread(target=serve)
         thread.start()
-        assert answers(path, 2.0) is well
+        assert self.well(server.getsockname()[1]) is well
         thread.join()
+        assert asked == b"GET / HTTP/1.0\r\n\r\n"
 
-    def test_a_process_that_hangs_is_not_well(self, answers: Any, server: tuple[socket.socket, str]) -> None:
-        assert answers(server[1], 0.1) is False
+    def test_a_process_that_hangs_is_not_well(self, server: socket.socket) -> None:
+        assert self.well(server.getsockname()[1], "0.1") is False
 
-    def test_no_process_is_not_well(self, answers: Any, tmp_path: Path) -> None:
-        assert answers(str(tmp_path / "nothing.sock"), 0.1) is False
+    def test_no_process_is_not_well(self, server: socket.socket) -> None:
+        port = server.getsockname()[1]
+        server.close()
+        assert self.well(port) is False
 
 
 STATE = """1
