@@ -13,11 +13,12 @@ from ansible.template import trust_as_template
 from ansible_collections.groundplane.onprem.plugins.module_utils import artifact as library
 
 DEFAULTS = {"owner": "root", "group": "root", "mode": "0755"}
-OPTIONS = frozenset({"name", "dest", "mirror", "ca_path", *DEFAULTS})
+ITEM = frozenset({"name", "version", "dest", *DEFAULTS})
+OPTIONS = frozenset({"artifacts", "mirror", "ca_path", "record", *ITEM})
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """Joins the task with the inventory's declaration of the artifact."""
+    """Joins the task with the inventory's declaration of the artifacts."""
 
     _supports_check_mode = True
     _supports_diff = True
@@ -27,52 +28,71 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Install on one host."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         args = self._task.args
-        unknown = set(args) - OPTIONS
-        if unknown:
-            raise AnsibleActionFail(
-                f"unknown option {', '.join(sorted(unknown))}; known are {', '.join(sorted(OPTIONS))}"
-            )
-        for option in ("name", "dest"):
-            if not args.get(option):
-                raise AnsibleActionFail(f"the option {option} is missing")
+        items = self._items(args)
         try:
-            artifact, accepted = self._declared(str(args["name"]))
+            joined = self._joined(items)
         except library.ArtifactError as error:
             raise AnsibleActionFail(str(error)) from error
-        call = {
-            **DEFAULTS,
-            **{key: args[key] for key in (*DEFAULTS, "dest", "ca_path") if key in args},
-            "label": artifact.label,
-            "url": f"{self._mirror()}/{urllib.parse.quote(artifact.destination)}",
-            "accepted": accepted,
-        }
+        call = {"artifacts": joined, **{key: args[key] for key in ("ca_path", "record") if key in args}}
         answer: dict[str, Any] = self._execute_module(
             module_name="groundplane.onprem.artifact", module_args=call, task_vars=task_vars
         )
         answer.pop("invocation", None)
+        if "name" in args and "installed" in answer:
+            answer["sha256"] = next(iter(answer["installed"].values()))
         result.update(answer)
         return result
 
-    def _variable(self, expression: str) -> Any:
-        return self._templar.evaluate_expression(trust_as_template(expression))
-
-    def _declared(self, name: str) -> tuple[library.Artifact, list[str]]:
-        """Find the artifact and the checksums that it may have.
+    @staticmethod
+    def _items(args: dict[str, Any]) -> list[dict[str, Any]]:
+        """What the task asks for, with its defaults.
 
         Raises:
-            ArtifactError: it is not declared, or the bundle is not as it says.
+            AnsibleActionFail: an option is unknown, missing, or at odds with another.
+        """
+        _refuse_unknown(args, OPTIONS)
+        if ("name" in args) == ("artifacts" in args):
+            raise AnsibleActionFail("one of the options name and artifacts says what to install")
+        shared = {key: args.get(key, default) for key, default in DEFAULTS.items()}
+        listed = args["artifacts"] if "artifacts" in args else [{key: args[key] for key in ITEM if key in args}]
+        for item in listed:
+            _refuse_unknown(item, ITEM)
+            for option in ("name", "dest"):
+                if not item.get(option):
+                    raise AnsibleActionFail(f"the option {option} is missing")
+        return [{**shared, **item} for item in listed]
+
+    def _joined(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What the host is told of each.
+
+        Raises:
+            ArtifactError: one is not declared, or the bundle is not as it says.
         """
         declared = library.parse(self._variable("mirror_artifacts | default([])"))
-        chosen = [artifact for artifact in declared if artifact.name == name]
-        if not chosen:
-            known = ", ".join(artifact.name for artifact in declared) or "none"
-            raise library.ArtifactError(f"{name}: is not in mirror_artifacts; declared are: {known}")
+        chosen = [library.choose(declared, str(item["name"]), str(item.get("version") or "")) for item in items]
         origins = list(self._variable("mirror_origins | default([])")) or list(library.ORIGINS)
         bundle = str(self._variable("mirror_bundle_directory | default('')"))
         bundled = library.bundle_sums(chosen, bundle) if bundle and "modules" in origins else {}
-        return chosen[0], list(library.accepted_sums(chosen[0], bundled, origins).values())
+        mirror = self._mirror()
+        return [
+            {
+                "label": artifact.label,
+                "url": f"{mirror}/{urllib.parse.quote(artifact.destination)}",
+                "accepted": list(library.accepted_sums(artifact, bundled, origins).values()),
+                **{key: str(item[key]) for key in ("dest", *DEFAULTS)},
+            }
+            for item, artifact in zip(items, chosen, strict=True)
+        ]
+
+    def _variable(self, expression: str) -> Any:
+        return self._templar.evaluate_expression(trust_as_template(expression))
 
     def _mirror(self) -> str:
         """The mirror's base URL."""
         given = self._task.args.get("mirror")
         return str(given or self._variable("'https://' ~ groups['mirror'][0] ~ '.' ~ site_domain")).rstrip("/")
+
+
+def _refuse_unknown(given: dict[str, Any], known: frozenset[str]) -> None:
+    if unknown := sorted(set(given) - known):
+        raise AnsibleActionFail(f"unknown option {', '.join(unknown)}; known are {', '.join(sorted(known))}")

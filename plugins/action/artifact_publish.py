@@ -9,9 +9,10 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible.template import trust_as_template
 from ansible_collections.groundplane.onprem.plugins.module_utils import artifact as library
 
-OPTIONS = frozenset({"artifacts", "bundle", "root", "origins"})
+OPTIONS = frozenset({"artifacts", "bundle", "root", "origins", "registry", "ca_path", "record"})
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -38,11 +39,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             plan = library.plan(artifacts, bundled, origins)
         except library.ArtifactError as error:
             raise AnsibleActionFail(str(error)) from error
-        call = {"root": args.get("root"), "plan": plan}
+        passed = {key: args[key] for key in ("root", "registry", "ca_path", "record") if key in args}
+        if not passed.get("registry") and any(library.image_of(artifact.destination) for artifact in artifacts):
+            passed["registry"] = self._own_url()
+        call = {**passed, "plan": plan}
         answer = self._call(call, task_vars)
         if answer.get("needed") and not answer.get("failed"):
             first = answer
-            paths = {artifact.name: str(Path(bundle, artifact.path).expanduser()) for artifact in artifacts}
+            paths = {artifact.label: str(Path(bundle, artifact.path).expanduser()) for artifact in artifacts}
             answer = self._call({**call, "staged": self._send(paths, first["needed"])}, task_vars)
             answer["origins"] = {**first["origins"], **answer.get("origins", {})}
             answer["published"] = sorted(answer["origins"])
@@ -58,12 +62,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         )
         return answer
 
-    def _send(self, paths: dict[str, str], names: list[str]) -> dict[str, str]:
-        """Send files of the bundle into the task's temporary directory; artifact name to path there."""
+    def _own_url(self) -> str:
+        """The mirror by its own name: a push from the mirror itself is always possible."""
+        return str(
+            self._templar.evaluate_expression(trust_as_template("'https://' ~ inventory_hostname ~ '.' ~ site_domain"))
+        )
+
+    def _send(self, paths: dict[str, str], labels: list[str]) -> dict[str, str]:
+        """Send files of the bundle into the task's temporary directory; label to path there."""
         directory = self._connection._shell.tmpdir or self._make_tmp_path()  # noqa: SLF001
         staged = {}
-        for number, name in enumerate(names):
+        for number, label in enumerate(labels):
             remote = self._connection._shell.join_path(directory, f"artifact-{number}")  # noqa: SLF001
-            staged[name] = self._transfer_file(paths[name], remote)
+            staged[label] = self._transfer_file(paths[label], remote)
         self._fixup_perms2([directory, *staged.values()])
         return staged

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import os
 import posixpath
 import re
 import ssl
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -30,12 +32,19 @@ ORIGINS = ("upstream", "modules")
 SUMS = "SHA256SUMS"
 FILES = "files"
 WHEELS = "wheels"
+IMAGES = "images"
 KEYS = frozenset({"name", "version", "destination", "url", "sha256", "path"})
 
+_IMAGE = re.compile(
+    r"images/([a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*)*):([A-Za-z0-9_][A-Za-z0-9._-]{0,127})\Z"
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](\S.*)\Z")
 _CHUNK = 1024 * 1024
 TIMEOUT_SECONDS = 60
+RECORD = "/var/lib/groundplane/artifacts.json"
+# A file system's clock moves in steps of a few milliseconds.
+_TICK_NS = 100_000_000
 
 
 class ArtifactError(Exception):
@@ -53,7 +62,8 @@ class Artifact:
     Attributes:
         name: what roles and messages call it.
         version: which release it is.
-        destination: path below the mirror's root, beginning with `files/` or `wheels/`.
+        destination: path below the mirror's root, beginning with `files/` or `wheels/`; for an OCI archive
+            `images/REPOSITORY:TAG`, in its registry.
         url: where the release is; empty without the origin `upstream`.
         sha256: checksum of what is at `url`, hexadecimal.
         path: file in the bundle; empty without the origin `modules`.
@@ -68,7 +78,7 @@ class Artifact:
 
     @property
     def label(self) -> str:
-        """Name and version, for messages."""
+        """Name and version, for messages; no two artifacts have the same."""
         return f"{self.name} {self.version}"
 
 
@@ -81,14 +91,35 @@ def parse(declared: object) -> list[Artifact]:
     if not isinstance(declared, (list, tuple)):
         raise ArtifactError("artifacts: is not a list")
     artifacts = [_parse_one(raw, index) for index, raw in enumerate(declared)]
-    for field in ("name", "destination"):
-        seen: dict[str, Artifact] = {}
-        for artifact in artifacts:
-            value = getattr(artifact, field)
-            if value in seen:
-                raise ArtifactError(f"{artifact.label}: has the {field} of {seen[value].label}, {value}")
-            seen[value] = artifact
+    labels: set[str] = set()
+    places: dict[str, Artifact] = {}
+    for artifact in artifacts:
+        if artifact.label in labels:
+            raise ArtifactError(f"{artifact.label}: is declared twice")
+        if artifact.destination in places:
+            other = places[artifact.destination].label
+            raise ArtifactError(f"{artifact.label}: has the destination of {other}, {artifact.destination}")
+        labels.add(artifact.label)
+        places[artifact.destination] = artifact
     return artifacts
+
+
+def choose(declared: Iterable[Artifact], name: str, version: str = "") -> Artifact:
+    """The artifact of a name, and of a version when there are several.
+
+    Raises:
+        ArtifactError: it is not declared, or its version has to be said.
+    """
+    declared = list(declared)
+    named = [artifact for artifact in declared if artifact.name == name]
+    if not named:
+        known = ", ".join(sorted({artifact.name for artifact in declared})) or "none"
+        raise ArtifactError(f"{name}: is not in mirror_artifacts; declared are: {known}")
+    chosen = [artifact for artifact in named if version in ("", artifact.version)]
+    if len(chosen) != 1:
+        versions = ", ".join(artifact.version for artifact in named)
+        raise ArtifactError(f"{name} {version or '(of no version)'}: mirror_artifacts has the versions {versions}")
+    return chosen[0]
 
 
 def _parse_one(raw: object, index: int) -> Artifact:
@@ -118,15 +149,25 @@ def _parse_one(raw: object, index: int) -> Artifact:
 
 
 def _check_destination(artifact: Artifact) -> None:
-    """Refuse what would lie outside the two published directories, or where no index would find it."""
+    """Refuse what would lie outside the published directories, or where no index would find it."""
     destination = artifact.destination
     parts = destination.split("/")
+    if parts[0] == IMAGES:
+        if not _IMAGE.match(destination):
+            raise ArtifactError(f"{artifact.label}: destination {destination} is not {IMAGES}/REPOSITORY:TAG")
+        return
     if destination != posixpath.normpath(destination) or parts[0] not in (FILES, WHEELS) or len(parts) < 2:  # noqa: PLR2004
         raise ArtifactError(f"{artifact.label}: destination {destination} is no plain path below {FILES}/ or {WHEELS}/")
     if posixpath.basename(destination) in (SUMS, "index.html"):
         raise ArtifactError(f"{artifact.label}: destination {destination} is the name of an index")
     if parts[0] == WHEELS and (len(parts) != 3 or parts[1] != project_name(parts[1])):  # noqa: PLR2004
         raise ArtifactError(f"{artifact.label}: destination must be {WHEELS}/PROJECT/FILE, PROJECT as PEP 503 has it")
+
+
+def image_of(destination: str) -> tuple[str, str] | None:
+    """Repository and tag of an image's destination; None for a file's."""
+    match = _IMAGE.match(destination)
+    return (match[1], match[2]) if match else None
 
 
 def project_name(name: str) -> str:
@@ -169,8 +210,83 @@ def file_digest(path: str) -> str:
         return ""
 
 
+class Record:
+    """Checksums that were computed before, each with what the file was then: large files are not read on each run.
+
+    A file whose size, times and inode are the same has the same content: the kernel sets the time of the last change
+    (`ctime`), and nobody else can. The record also keeps which image an archive became in the registry.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Read the record; one that is absent or cut off is empty.
+
+        Args:
+            path: the file; empty for a record that is not kept.
+        """
+        self._path = path
+        self._files: dict[str, list[Any]] = {}
+        self._images: dict[str, dict[str, str]] = {}
+        try:
+            kept = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+            self._files, self._images = dict(kept.get("files", {})), dict(kept.get("images", {}))
+        except (FileNotFoundError, ValueError, AttributeError, TypeError):
+            pass
+        self._before = self._text()
+
+    def digest(self, path: str) -> str:
+        """SHA-256 of a file, hexadecimal; empty when there is no such file.
+
+        Raises:
+            OSError: it is there and cannot be read.
+        """
+        now = self._stamp(path)
+        kept = self._files.get(path)
+        if now and kept and kept[:-1] == now:
+            return str(kept[-1])
+        found = file_digest(path)
+        self._files.pop(path, None)
+        # What changes while it is read, or did a moment ago, may change again within one tick of the clock.
+        if found and now == self._stamp(path) and time.time_ns() - now[2] > _TICK_NS:
+            self._files[path] = [*now, found]
+        return found
+
+    @staticmethod
+    def _stamp(path: str) -> list[int]:
+        try:
+            status = Path(path).stat()
+        except FileNotFoundError:
+            return []
+        return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+    def image(self, destination: str, archives: Iterable[str]) -> str:
+        """Digest of the manifest that one of these archives became at a destination; empty when none did."""
+        kept = self._images.get(destination, {})
+        return kept.get("manifest", "") if kept.get("archive") in set(archives) else ""
+
+    def keep_image(self, destination: str, archive: str, manifest: str) -> None:
+        """Remember what an archive became."""
+        self._images[destination] = {"archive": archive, "manifest": manifest}
+
+    def save(self) -> None:
+        """Write the record when it changed.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        text = self._text()
+        if not self._path or text == self._before:
+            return
+        Path(self._path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with open_part(self._path) as out:
+            out.write(text.encode())
+        Path(part_of(self._path)).replace(self._path)
+
+    def _text(self) -> str:
+        return json.dumps({"files": self._files, "images": self._images}, indent=1, sort_keys=True) + "\n"
+
+
 def bundle_sums(artifacts: Iterable[Artifact], directory: str) -> dict[str, str]:
-    """Checksums of the artifacts that a bundle holds, by artifact name. Each file is verified.
+    """Checksums of the artifacts that a bundle holds, by label. Each file is verified.
 
     Args:
         artifacts: those with a `path` are looked up.
@@ -192,7 +308,7 @@ def bundle_sums(artifacts: Iterable[Artifact], directory: str) -> dict[str, str]
         if artifact.path not in sums:
             raise ArtifactError(f"{artifact.label}: {where} does not list {artifact.path}")
         verify(artifact.label, str(where.parent / artifact.path), [sums[artifact.path]], str(where))
-        found[artifact.name] = sums[artifact.path]
+        found[artifact.label] = sums[artifact.path]
     return found
 
 
@@ -206,8 +322,8 @@ def accepted_sums(artifact: Artifact, bundled: Mapping[str, str], origins: Itera
     for origin in origins:
         if origin == "upstream" and artifact.url:
             sums[origin] = artifact.sha256
-        elif origin == "modules" and artifact.name in bundled:
-            sums[origin] = bundled[artifact.name]
+        elif origin == "modules" and artifact.label in bundled:
+            sums[origin] = bundled[artifact.label]
     if not sums:
         raise ArtifactError(f"{artifact.label}: is in none of the origins {', '.join(origins)}")
     return sums
@@ -325,7 +441,6 @@ def plan(artifacts: Iterable[Artifact], bundled: Mapping[str, str], origins: Ite
     return [
         {
             "label": artifact.label,
-            "name": artifact.name,
             "destination": artifact.destination,
             "url": artifact.url,
             "accepted": accepted_sums(artifact, bundled, origins),

@@ -7,23 +7,51 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: artifact
-short_description: An artifact of the site is installed from the mirror, verified
+short_description: Artifacts of the site are installed from the mirror, verified
 version_added: 0.1.0
 author: The groundplane authors (@groundplane)
 description:
-  - Fetches one artifact from the site's mirror and verifies its SHA-256 against the inventory, or against the bundle's
+  - Fetches artifacts from the site's mirror and verifies their SHA-256 against the inventory, or against the bundle's
     list on the controller. The mirror is not asked for the checksum, so one that was broken into cannot change what
     hosts run.
-  - A file that is installed already is verified again, and replaced when it is another.
+  - A file that is installed already is verified again, and replaced when it is another. Its checksum is computed again
+    when its size, times or inode changed.
+  - All that a task names is installed in one round trip.
 options:
   name:
-    description: The artifact's name in the variable C(mirror_artifacts).
+    description: The artifact's name in the variable C(mirror_artifacts). Either this or O(artifacts).
     type: str
-    required: true
+  version:
+    description: Which of them, when C(mirror_artifacts) has several of that name.
+    type: str
   dest:
-    description: Where it is installed.
+    description: Where it is installed. Required with O(name).
     type: path
-    required: true
+  artifacts:
+    description: Several artifacts.
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description: As O(name).
+        type: str
+        required: true
+      version:
+        description: As O(version).
+        type: str
+      dest:
+        description: As O(dest).
+        type: path
+        required: true
+      owner:
+        description: As O(owner), which is the default.
+        type: str
+      group:
+        description: As O(group), which is the default.
+        type: str
+      mode:
+        description: As O(mode), which is the default.
+        type: str
   owner:
     description: Owner of the installed file.
     type: str
@@ -43,6 +71,10 @@ options:
     description: The authority that vouches for the mirror.
     type: path
     default: /etc/groundplane/pki/ca.crt
+  record:
+    description: Where checksums are kept that were computed before. Empty for nowhere.
+    type: path
+    default: /var/lib/groundplane/artifacts.json
 attributes:
   check_mode:
     description: Compares what is installed; downloads nothing.
@@ -60,12 +92,27 @@ EXAMPLES = r"""
   groundplane.onprem.artifact:
     name: oras
     dest: /usr/local/bin/oras
+
+- name: The programs of a node are those of its release
+  groundplane.onprem.artifact:
+    artifacts:
+      - {name: kubelet, version: 1.34.4, dest: /usr/local/bin/kubelet}
+      - {name: kubectl, version: 1.34.4, dest: /usr/local/bin/kubectl}
 """
 
 RETURN = r"""
 sha256:
   description: Checksum of what is installed.
   type: str
+  returned: with O(name)
+installed:
+  description: Checksum of what is installed, by path.
+  type: dict
+  returned: success
+changed_paths:
+  description: Paths that were replaced, or would be; for C(groundplane.onprem.units).
+  type: list
+  elements: str
   returned: success
 """
 
@@ -76,61 +123,95 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.groundplane.onprem.plugins.module_utils import artifact as library
 
 
-def install(module: AnsibleModule) -> dict[str, Any]:
-    """Bring the file to what is declared.
+def install(module: AnsibleModule, item: dict[str, Any], record: library.Record) -> tuple[bool, str, str]:
+    """Bring one file to what is declared.
+
+    Returns:
+        Whether something changed, and the checksums before and after.
 
     Raises:
         ArtifactError: it cannot be had, or what is offered is another file.
     """
-    params = module.params
-    dest = Path(params["dest"])
-    found = library.file_digest(str(dest))
-    accepted: list[str] = params["accepted"]
-    wrong = found not in accepted
-    after = accepted[0] if wrong else found
+    dest = Path(item["dest"])
+    before = record.digest(str(dest))
+    accepted: list[str] = item["accepted"]
+    wrong = before not in accepted
+    after = accepted[0] if wrong else before
+    permissions = {key: item[key] for key in ("owner", "group", "mode")}
     if wrong and not module.check_mode:
         if not dest.parent.is_dir():
-            raise library.ArtifactError(f"{params['label']}: {dest.parent} is not there")
-        part = Path(library.download(params["label"], params["url"], accepted, str(dest), params["ca_path"]))
+            raise library.ArtifactError(f"{item['label']}: {dest.parent} is not there")
+        part = Path(library.download(item["label"], item["url"], accepted, str(dest), module.params["ca_path"]))
         after = library.file_digest(str(part))
         # The permissions are right before the name is: nobody runs it half made.
-        attributes = module.load_file_common_arguments({**params, "path": str(part)})
-        module.set_fs_attributes_if_different(attributes, changed=False)
+        _attributes(module, {**permissions, "path": str(part)}, changed=False)
         part.replace(dest)
     changed = wrong
     if not wrong or not module.check_mode:
-        attributes = module.load_file_common_arguments({**params, "path": str(dest)})
-        changed = module.set_fs_attributes_if_different(attributes, changed=wrong)
-    result: dict[str, Any] = {"changed": changed, "sha256": after}
-    if wrong:
-        result["diff"] = {
-            "before_header": str(dest),
-            "after_header": str(dest),
-            "before": f"sha256 {found or 'absent'}\n",
-            "after": f"sha256 {after}\n",
-        }
+        changed = _attributes(module, {**permissions, "path": str(dest)}, changed=wrong)
+    return changed, before, after
+
+
+def _attributes(module: AnsibleModule, wanted: dict[str, Any], *, changed: bool) -> bool:
+    attributes = module.load_file_common_arguments({**module.params, **wanted})
+    return bool(module.set_fs_attributes_if_different(attributes, changed=changed))
+
+
+def install_all(module: AnsibleModule) -> dict[str, Any]:
+    """Bring all files to what is declared, in the order of the task.
+
+    Raises:
+        ArtifactError: see `install`.
+    """
+    record = library.Record(module.params["record"])
+    installed: dict[str, str] = {}
+    changed_paths: list[str] = []
+    diff: list[dict[str, str]] = []
+    try:
+        for item in module.params["artifacts"]:
+            changed, before, after = install(module, item, record)
+            installed[item["dest"]] = after
+            if changed:
+                changed_paths.append(item["dest"])
+            if before != after:
+                header = {"before_header": item["dest"], "after_header": item["dest"]}
+                texts = {"before": f"sha256 {before or 'absent'}\n", "after": f"sha256 {after}\n"}
+                diff.append({**header, **texts})
+    finally:
+        if not module.check_mode:
+            record.save()
+    result: dict[str, Any] = {
+        "changed": bool(changed_paths),
+        "changed_paths": changed_paths,
+        "installed": installed,
+    }
+    if diff:
+        result["diff"] = diff
     return result
 
 
 def main() -> None:
     """Read the call, install, answer."""
+    options = {
+        **{key: {"type": "str", "required": True} for key in ("label", "url", "owner", "group", "mode")},
+        "accepted": {"type": "list", "elements": "str", "required": True},
+        "dest": {"type": "path", "required": True},
+    }
     module = AnsibleModule(
         argument_spec={
-            "label": {"type": "str", "required": True},
-            "url": {"type": "str", "required": True},
-            "accepted": {"type": "list", "elements": "str", "required": True},
-            "dest": {"type": "path", "required": True},
+            "artifacts": {"type": "list", "elements": "dict", "options": options, "required": True},
             "ca_path": {"type": "path", "default": "/etc/groundplane/pki/ca.crt"},
+            "record": {"type": "path", "default": library.RECORD},
         },
         add_file_common_args=True,
         supports_check_mode=True,
     )
     try:
-        module.exit_json(**install(module))
+        module.exit_json(**install_all(module))
     except library.ArtifactError as error:
         module.fail_json(msg=str(error))
     except OSError as error:
-        module.fail_json(msg=f"{module.params['label']}: {error.filename}: {error.strerror}")
+        module.fail_json(msg=f"{error.filename}: {error.strerror}")
 
 
 if __name__ == "__main__":

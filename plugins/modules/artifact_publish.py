@@ -13,6 +13,8 @@ author: The groundplane authors (@groundplane)
 description:
   - Takes each artifact from the first of its origins that answers, verifies its SHA-256, and only then gives it the
     name by which others fetch it. Writes C(files/SHA256SUMS) and a PEP 503 index of C(wheels/).
+  - An artifact for C(images/REPOSITORY:TAG) is an OCI archive. Once it is verified, it is pushed into the registry; the
+    archive itself is not kept.
   - An origin that offers another file than declared ends the run with the artifact's name. It is not passed over for
     the next one, because it says that something is wrong.
   - Files of the bundle travel from the controller only when the mirror lacks them.
@@ -30,6 +32,17 @@ options:
     description: The mirror's root directory.
     type: path
     required: true
+  registry:
+    description: Base URL of the registry that images are pushed into. The default is this host, below C(site_domain).
+    type: str
+  ca_path:
+    description: The authority that vouches for the registry.
+    type: path
+    default: /etc/groundplane/pki/ca.crt
+  record:
+    description: Where it is kept which checksum each file had, and which image each archive became. Empty for nowhere.
+    type: path
+    default: /var/lib/groundplane/artifacts.json
   origins:
     description: In which order origins are asked.
     type: list
@@ -44,7 +57,9 @@ attributes:
     description: Lists the paths that change.
     support: full
   idempotent:
-    description: Published files are verified again on each run, and one that was altered is replaced.
+    description:
+      - Published files are verified again on each run, by what their inode says. One that was altered is replaced.
+      - An image whose tag names another manifest than its archive holds is pushed again.
     support: full
 """
 
@@ -74,11 +89,13 @@ origins:
 
 import posixpath
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.groundplane.onprem.plugins.module_utils import artifact as library
+from ansible_collections.groundplane.onprem.plugins.module_utils.artifact_registry import Registry
 
 
 def fetch(item: dict[str, Any], staged: dict[str, str], target: str) -> tuple[str, str] | None:
@@ -86,7 +103,7 @@ def fetch(item: dict[str, Any], staged: dict[str, str], target: str) -> tuple[st
 
     Args:
         item: an entry of the plan.
-        staged: artifact name to the bundle's file on this host.
+        staged: an artifact's label to the bundle's file on this host.
         target: its place.
 
     Returns:
@@ -102,11 +119,11 @@ def fetch(item: dict[str, Any], staged: dict[str, str], target: str) -> tuple[st
                 return library.download(item["label"], item["url"], [sha256], target), origin
             except library.UnreachableError as error:
                 refused.append(str(error))
-        elif item["name"] not in staged:
+        elif item["label"] not in staged:
             return None
         else:
             part = library.part_of(target)
-            with library.open_part(target) as out, Path(staged[item["name"]]).open("rb") as source:
+            with library.open_part(target) as out, Path(staged[item["label"]]).open("rb") as source:
                 shutil.copyfileobj(source, out)
             try:
                 library.verify(item["label"], part, [sha256], "sent from the bundle")
@@ -131,46 +148,99 @@ def write_index(root: Path, relative: str, content: str, *, check: bool) -> bool
     return True
 
 
-def publish(params: dict[str, Any], *, check: bool) -> dict[str, Any]:
-    """Publish what is lacking.
+class Publisher:
+    """One run of the module: what came from where, what has to be sent first, and what the indexes list."""
 
-    Raises:
-        ArtifactError: see `fetch`.
-    """
-    root = Path(params["root"])
-    came_from: dict[str, str] = {}
-    needed: list[str] = []
-    sums: dict[str, str] = {}
-    for item in params["plan"]:
-        target = root / item["destination"]
-        found = library.file_digest(str(target))
+    def __init__(self, params: dict[str, Any], *, check: bool) -> None:
+        """Prepare; nothing is done yet."""
+        self._root = Path(params["root"])
+        self._staged: dict[str, str] = params["staged"]
+        self._check = check
+        self._record = library.Record(params["record"])
+        self._registry = Registry(params["registry"], params["ca_path"]) if params["registry"] else None
+        self._came_from: dict[str, str] = {}
+        self._needed: list[str] = []
+        self._sums: dict[str, str] = {}
+
+    def run(self, plan: list[dict[str, Any]]) -> dict[str, Any]:
+        """Publish what is lacking.
+
+        Raises:
+            ArtifactError: see `fetch` and `Registry`.
+        """
+        try:
+            for item in plan:
+                if library.image_of(item["destination"]):
+                    self._image(item)
+                else:
+                    self._file(item)
+        finally:
+            if not self._check:
+                self._record.save()
+        if self._needed:
+            return {"changed": bool(self._came_from), "needed": self._needed, "origins": self._came_from}
+        indexes = library.indexes(self._sums).items()
+        lists = [path for path, content in indexes if write_index(self._root, path, content, check=self._check)]
+        changed = [*(str(self._root / path) for path in lists)]
+        changed += [path if library.image_of(path) else str(self._root / path) for path in self._came_from]
+        return {
+            "changed": bool(changed),
+            "published": sorted(self._came_from),
+            "origins": self._came_from,
+            "diff": {"before": "", "after": "".join(f"{path}\n" for path in sorted(changed))},
+        }
+
+    def _file(self, item: dict[str, Any]) -> None:
+        target = self._root / item["destination"]
+        found = self._record.digest(str(target))
         if found in item["accepted"].values():
-            sums[item["destination"]] = found
-            continue
-        if check:
-            came_from[item["destination"]] = next(iter(item["accepted"]))
-            sums[item["destination"]] = next(iter(item["accepted"].values()))
-            continue
+            self._sums[item["destination"]] = found
+            return
+        if self._check:
+            self._came_from[item["destination"]], self._sums[item["destination"]] = next(iter(item["accepted"].items()))
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
-        copy = fetch(item, params["staged"], str(target))
+        if copy := self._fetch(item, str(target)):
+            path, origin = copy
+            Path(path).chmod(0o644)
+            Path(path).replace(target)
+            self._came_from[item["destination"]] = origin
+            self._sums[item["destination"]] = item["accepted"][origin]
+
+    def _image(self, item: dict[str, Any]) -> None:
+        assert self._registry  # noqa: S101 - the action plugin names one when there are images
+        repository, tag = library.image_of(item["destination"]) or ("", "")
+        kept = self._record.image(item["destination"], item["accepted"].values())
+        if kept and self._manifest(repository, tag) == kept:
+            return
+        if self._check:
+            self._came_from[item["destination"]] = next(iter(item["accepted"]))
+            return
+        with tempfile.TemporaryDirectory(dir=self._root) as work:
+            if copy := self._fetch(item, posixpath.join(work, "image")):
+                path, origin = copy
+                try:
+                    digest = self._registry.push(item["label"], path, repository, tag)
+                except library.UnreachableError as error:
+                    raise library.ArtifactError(f"{item['label']}: {error}") from error
+                self._record.keep_image(item["destination"], item["accepted"][origin], digest)
+                self._came_from[item["destination"]] = origin
+
+    def _manifest(self, repository: str, tag: str) -> str:
+        assert self._registry  # noqa: S101 - as above
+        try:
+            return self._registry.manifest(repository, tag)
+        except library.UnreachableError:
+            # What would be started by a run may not run yet.
+            if self._check:
+                return ""
+            raise
+
+    def _fetch(self, item: dict[str, Any], target: str) -> tuple[str, str] | None:
+        copy = fetch(item, self._staged, target)
         if copy is None:
-            needed.append(item["name"])
-            continue
-        path, origin = copy
-        Path(path).chmod(0o644)
-        Path(path).replace(target)
-        came_from[item["destination"]] = origin
-        sums[item["destination"]] = item["accepted"][origin]
-    if needed:
-        return {"changed": bool(came_from), "needed": needed, "origins": came_from}
-    lists = [path for path, content in library.indexes(sums).items() if write_index(root, path, content, check=check)]
-    changed = sorted([*came_from, *lists])
-    return {
-        "changed": bool(changed),
-        "published": sorted(came_from),
-        "origins": came_from,
-        "diff": {"before": "", "after": "".join(f"{posixpath.join(str(root), path)}\n" for path in changed)},
-    }
+            self._needed.append(item["label"])
+        return copy
 
 
 def main() -> None:
@@ -180,11 +250,14 @@ def main() -> None:
             "root": {"type": "path", "required": True},
             "plan": {"type": "list", "elements": "dict", "required": True},
             "staged": {"type": "dict", "default": {}},
+            "registry": {"type": "str", "default": ""},
+            "ca_path": {"type": "path", "default": "/etc/groundplane/pki/ca.crt"},
+            "record": {"type": "path", "default": library.RECORD},
         },
         supports_check_mode=True,
     )
     try:
-        module.exit_json(**publish(module.params, check=module.check_mode))
+        module.exit_json(**Publisher(module.params, check=module.check_mode).run(module.params["plan"]))
     except library.ArtifactError as error:
         module.fail_json(msg=str(error))
     except OSError as error:

@@ -15,9 +15,10 @@ import os
 import ssl
 import subprocess
 import sys
+import tarfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 import yaml
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "lab/artifacts"))
+
+import oci
+
 PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
 CONTENT = b"\x7fELF the program\n" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -68,6 +73,9 @@ def flip(path: Path) -> None:
         ({"destination": "/files/x"}, "tool 1.2: destination /files/x is no plain path below files/ or wheels/"),
         ({"destination": "files/../x"}, "tool 1.2: destination files/../x is no plain path below files/ or wheels/"),
         ({"destination": "v2/x"}, "tool 1.2: destination v2/x is no plain path below files/ or wheels/"),
+        ({"destination": "images/Tool:1.2"}, "tool 1.2: destination images/Tool:1.2 is not images/REPOSITORY:TAG"),
+        ({"destination": "images/a/../b:1"}, "tool 1.2: destination images/a/../b:1 is not images/REPOSITORY:TAG"),
+        ({"destination": "images/a/b"}, "tool 1.2: destination images/a/b is not images/REPOSITORY:TAG"),
         ({"destination": "files/SHA256SUMS"}, "tool 1.2: destination files/SHA256SUMS is the name of an index"),
         (
             {"destination": "wheels/My_Tool/x.whl"},
@@ -86,12 +94,69 @@ def test_a_wrong_declaration_is_refused_by_name(change: dict[str, Any], message:
 
 
 def test_two_artifacts_are_not_one() -> None:
-    with pytest.raises(library.ArtifactError, match=r"tool 1\.3: has the name of tool 1\.2, tool"):
-        library.parse([UPSTREAM, {**UPSTREAM, "version": "1.3", "destination": "files/b"}])
+    with pytest.raises(library.ArtifactError, match=r"tool 1\.2: is declared twice"):
+        library.parse([UPSTREAM, {**UPSTREAM, "destination": "files/b"}])
     with pytest.raises(
         library.ArtifactError, match=r"other 1\.2: has the destination of tool 1\.2, files/tool/1\.2/tool"
     ):
         library.parse([UPSTREAM, {**UPSTREAM, "name": "other"}])
+
+
+def test_of_several_versions_a_task_says_which() -> None:
+    declared = library.parse([UPSTREAM, {**UPSTREAM, "version": "1.3", "destination": "files/b"}])
+    assert library.choose(declared, "tool", "1.3").destination == "files/b"
+    assert library.choose(declared[:1], "tool").version == "1.2"
+    with pytest.raises(
+        library.ArtifactError, match=r"tool \(of no version\): mirror_artifacts has the versions 1\.2, 1\.3"
+    ):
+        library.choose(declared, "tool")
+    with pytest.raises(library.ArtifactError, match=r"tool 1\.4: mirror_artifacts has the versions 1\.2, 1\.3"):
+        library.choose(declared, "tool", "1.4")
+
+
+@pytest.mark.parametrize(
+    ("destination", "image"),
+    [
+        ("images/kubernetes/etcd:3.6.5-0", ("kubernetes/etcd", "3.6.5-0")),
+        ("images/a__b/c-d.e:v1", ("a__b/c-d.e", "v1")),
+        ("files/kubernetes/etcd:1", None),
+    ],
+)
+def test_an_image_is_told_by_its_destination(destination: str, image: tuple[str, str] | None) -> None:
+    assert library.image_of(destination) == image
+
+
+def test_a_file_is_read_again_when_its_inode_says_that_it_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library, "_TICK_NS", 0)
+    read: list[str] = []
+    digest = library.file_digest
+    monkeypatch.setattr(library, "file_digest", lambda path: read.append(path) or digest(path))
+    file, kept = tmp_path / "file", tmp_path / "state/record.json"
+    file.write_bytes(CONTENT)
+    record = library.Record(str(kept))
+    assert record.digest(str(file)) == SHA256
+    record.save()
+    again = library.Record(str(kept))
+    assert again.digest(str(file)) == SHA256
+    assert len(read) == 1
+    flip(file)
+    assert again.digest(str(file)) not in ("", SHA256)
+    assert len(read) == 2
+    file.unlink()
+    assert again.digest(str(file)) == ""
+    kept.write_text("cut o")
+    assert library.Record(str(kept)).digest(str(tmp_path / "absent")) == ""
+
+
+def test_a_file_that_changed_this_moment_is_not_kept(tmp_path: Path) -> None:
+    file, kept = tmp_path / "file", tmp_path / "record.json"
+    file.write_bytes(CONTENT)
+    record = library.Record(str(kept))
+    assert record.digest(str(file)) == SHA256
+    record.save()
+    assert not kept.exists()
 
 
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1), st.binary(max_size=9)))
@@ -121,11 +186,12 @@ def test_a_projects_normal_name_is_stable(name: str) -> None:
 
 def test_origins_are_tried_in_the_order_given() -> None:
     both = library.parse([{**UPSTREAM, "path": "tool"}])[0]
-    assert list(library.accepted_sums(both, {"tool": "b" * 64}, ["upstream", "modules"]).items()) == [
+    bundled = {"tool 1.2": "b" * 64}
+    assert list(library.accepted_sums(both, bundled, ["upstream", "modules"]).items()) == [
         ("upstream", SHA256),
         ("modules", "b" * 64),
     ]
-    assert list(library.accepted_sums(both, {"tool": "b" * 64}, ["modules", "upstream"])) == ["modules", "upstream"]
+    assert list(library.accepted_sums(both, bundled, ["modules", "upstream"])) == ["modules", "upstream"]
     with pytest.raises(library.ArtifactError, match=r"tool 1\.2: is in none of the origins modules"):
         library.accepted_sums(both, {}, ["modules"])
 
@@ -197,21 +263,68 @@ class Site:
             "root": str(self.mirror),
             "artifacts": "{{ mirror_artifacts }}",
             "bundle": "{{ mirror_bundle_directory }}",
+            "record": str(self.directory / "published.json"),
+            "ca_path": str(self.ca),
             **options,
         }
         return self.play({"groundplane.onprem.artifact_publish": task}, *flags)
 
-    def install(self, *flags: str) -> dict[str, Any]:
+    def install(self, *flags: str, **options: Any) -> dict[str, Any]:
         """Install on the host."""
         task = {
-            "name": "tool",
-            "dest": str(self.installed),
+            **({} if "artifacts" in options else {"name": "tool", "dest": str(self.installed)}),
             "mirror": self.mirror_url,
             "ca_path": str(self.ca),
+            "record": str(self.directory / "installed.json"),
             "owner": str(os.getuid()),
             "group": str(os.getgid()),
+            **options,
         }
         return self.play({"groundplane.onprem.artifact": task}, *flags)
+
+
+class Images(http.server.BaseHTTPRequestHandler):
+    """A registry in memory, as far as the distribution protocol is used here."""
+
+    protocol_version = "HTTP/1.1"
+    blobs: ClassVar[dict[str, bytes]] = {}
+    tags: ClassVar[dict[str, bytes]] = {}
+    asked: ClassVar[list[str]] = []
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class names it so
+        """Keep the test's output clean."""
+
+    def handle_one_request(self) -> None:
+        """Answer any method with one function."""
+        self.raw_requestline = self.rfile.readline()
+        if not self.raw_requestline or not self.parse_request():
+            self.close_connection = True
+            return
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path, _, query = self.path.partition("?")
+        self.asked.append(f"{self.command} {path}")
+        status, headers = self.answer(path, query, body)
+        self.send_response(status)
+        for name, value in {"Content-Length": "0", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def answer(self, path: str, query: str, body: bytes) -> tuple[int, dict[str, str]]:
+        """Status and headers."""
+        digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
+        if path.endswith("/blobs/uploads/"):
+            return 202, {"Location": f"{path}one?_state=x"}
+        if "/blobs/uploads/" in path:
+            self.blobs[digest] = body
+            return (201 if f"digest={digest.replace(':', '%3A')}" in query else 400), {}
+        if "/blobs/" in path:
+            return (200 if path.rpartition("/")[2] in self.blobs else 404), {}
+        if self.command == "PUT":
+            self.tags[path] = body
+            return 201, {}
+        if path not in self.tags:
+            return 404, {}
+        return 200, {"Docker-Content-Digest": f"sha256:{hashlib.sha256(self.tags[path]).hexdigest()}"}
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
@@ -223,7 +336,12 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 def serve(root: Path, certificate: Path) -> http.server.ThreadingHTTPServer:
     """Serve a directory by HTTPS on a port of this machine."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=str(root)))
+    return serve_by(functools.partial(QuietHandler, directory=str(root)), certificate)
+
+
+def serve_by(handler: Any, certificate: Path) -> http.server.ThreadingHTTPServer:
+    """Serve by HTTPS on a port of this machine."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     server.socket = context.wrap_socket(server.socket, server_side=True)
@@ -339,6 +457,87 @@ def test_a_mirror_of_another_authority_is_not_believed(site: Site, tmp_path: Pat
 def test_an_artifact_that_nobody_declared_is_named(site: Site) -> None:
     site.variables["mirror_artifacts"] = []
     assert "tool: is not in mirror_artifacts; declared are: none" in site.install()["msg"]
+
+
+def test_many_are_installed_in_one_call(site: Site) -> None:
+    other = b"another\n"
+    (site.bundle / "tool-1.3").write_bytes(other)
+    (site.bundle / "SHA256SUMS").write_text(f"{SHA256}  tool-1.2\n{hashlib.sha256(other).hexdigest()}  tool-1.3\n")
+    newer = {**BUILT, "version": "1.3", "destination": "files/tool/1.3/tool", "path": "tool-1.3"}
+    site.variables["mirror_artifacts"] = [BUILT, newer]
+    site.publish()
+    old, new = str(site.installed), str(site.installed.with_name("new"))
+    wanted = [
+        {"name": "tool", "version": "1.2", "dest": old},
+        {"name": "tool", "version": "1.3", "dest": new, "mode": "0644"},
+    ]
+    result = site.install(artifacts=wanted)
+    assert result["changed_paths"] == [old, new]
+    assert result["installed"] == {old: SHA256, new: hashlib.sha256(other).hexdigest()}
+    assert Path(new).stat().st_mode & 0o7777 == 0o644
+    again = site.install(artifacts=wanted)
+    assert again["changed"] is False
+    assert again["changed_paths"] == []
+    assert "one of the options name and artifacts" in site.install(artifacts=wanted, name="tool")["msg"]
+    assert "unknown option destination; known are" in site.install(artifacts=[{"destination": "x"}])["msg"]
+
+
+@pytest.fixture
+def registry(site: Site, certificate: Path) -> Iterator[str]:
+    """An empty registry, and an image of two layers for it in the bundle."""
+    for kept in (Images.blobs, Images.tags, Images.asked):
+        kept.clear()
+    layers = [oci.write_layer([oci.text_entry("/file", text)], site.directory / text) for text in ("one", "two")]
+    image = oci.Image(name="probe", tag="1", user="0")
+    archive = site.bundle / "probe.oci.tar"
+    oci.write_archive(archive, oci.config_of(image, layers, "amd64"), layers, "test/probe", "1")
+    (site.bundle / "SHA256SUMS").write_text(f"{hashlib.sha256(archive.read_bytes()).hexdigest()}  probe.oci.tar\n")
+    site.variables["mirror_artifacts"] = [
+        {"name": "test/probe", "version": "1", "destination": "images/test/probe:1", "path": "probe.oci.tar"}
+    ]
+    server = serve_by(Images, certificate)
+    yield f"https://localhost:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_image_is_pushed_once_and_again_when_its_tag_moved(site: Site, registry: str) -> None:
+    assert site.publish("--check", registry=registry)["published"] == ["images/test/probe:1"]
+    assert Images.tags == {}
+    assert site.publish(registry=registry)["origins"] == {"images/test/probe:1": "modules"}
+    manifest = json.loads(Images.tags["/v2/test/probe/manifests/1"])
+    assert {manifest["config"]["digest"], *(layer["digest"] for layer in manifest["layers"])} == set(Images.blobs)
+    Images.asked.clear()
+    assert site.publish(registry=registry)["changed"] is False
+    assert Images.asked == ["HEAD /v2/test/probe/manifests/1"]
+    Images.tags["/v2/test/probe/manifests/1"] = b"another"
+    Images.asked.clear()
+    assert site.publish(registry=registry)["changed"] is True
+    assert not [asked for asked in Images.asked if asked.startswith("POST")]
+
+
+def test_an_altered_image_is_never_pushed(site: Site, registry: str) -> None:
+    flip(site.bundle / "probe.oci.tar")
+    assert site.publish(registry=registry)["msg"].startswith("test/probe 1: ")
+    assert Images.asked == []
+
+
+def test_an_archive_that_holds_no_single_image_is_refused_by_name(site: Site, registry: str) -> None:
+    archive = site.bundle / "probe.oci.tar"
+    index = oci.text_entry("/index.json", json.dumps({"manifests": [{}, {}]}))
+    with tarfile.open(archive, "w") as opened:
+        oci._add(opened, index)
+    (site.bundle / "SHA256SUMS").write_text(f"{hashlib.sha256(archive.read_bytes()).hexdigest()}  probe.oci.tar\n")
+    assert site.publish(registry=registry)["msg"] == "test/probe 1: its archive holds 2 images, or lists of them, not 1"
+    archive.write_bytes(CONTENT)
+    (site.bundle / "SHA256SUMS").write_text(f"{SHA256}  probe.oci.tar\n")
+    assert site.publish(registry=registry)["msg"].startswith("test/probe 1: is no OCI archive of an image: ")
+
+
+def test_a_registry_that_does_not_answer_is_named(site: Site, registry: str) -> None:
+    nobody = "https://localhost:1"
+    assert site.publish("--check", registry=nobody)["changed"] is True
+    assert site.publish(registry=nobody)["msg"] == f"test/probe 1: {nobody}: [Errno 111] Connection refused"
 
 
 def test_pip_installs_from_the_index(site: Site) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -36,6 +37,7 @@ def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "artifact_build", module)
+    monkeypatch.syspath_prepend(str(ROOT / "lab/artifacts"))
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
     here = tmp_path / "lab/artifacts"
@@ -78,11 +80,70 @@ def test_what_is_incomplete_is_refused_by_name(builder: Any) -> None:
 
 
 def test_every_product_of_the_repository_is_read(builder: Any) -> None:
-    modules = sorted((ROOT / "lab/artifacts").glob("*/go.mod"))
-    assert modules
-    for module in modules:
-        read = builder.read_product(module.parent)
-        assert all(read.version_of(tool) for tool in read.tools)
+    artifacts = ROOT / "lab/artifacts"
+    directories = {path.parent for name in ("go.mod", "requirements.txt") for path in artifacts.glob(f"*/{name}")}
+    products = [builder.read_product(directory) for directory in sorted(directories)]
+    assert {"kubernetes", "envoy"} <= {product.name for product in products}
+    contents: dict[str, set[str]] = {}
+    for product in products:
+        assert all(product.version_of(tool) for tool in product.tools)
+        names = {product.name_of(tool) for tool in product.tools}
+        assert set(product.files or ()) <= names
+        assert set(product.names) <= {builder.built_name(tool) for tool in product.tools}
+        assert builder.linker_flags(product)
+        contents.setdefault(product.name, set()).update(names, product.content)
+    for image in builder.read_plan(artifacts / "images.yml").images:
+        assert {source for _, source in image.files} <= contents.get(image.product, set()), image.name
+
+
+def test_a_product_says_how_it_is_built_and_called(builder: Any) -> None:
+    directory = product(
+        builder, "module m\ngo 1.25\ntool example.org/x/server/v3\nrequire example.org/x/server/v3 v3.6.5\n"
+    )
+    (directory / "product.yml").write_text(
+        "files: []\nset: upgrade\nlike: store\nnames: {server: store}\n"
+        "ldflags:\n  - -X x.version=v{version}\n  - -X 'x.what={major} {minor}'\n"
+        "content: {data: {module: example.org/x, path: d, without: [tests]}}\n"
+    )
+    read = builder.read_product(directory)
+    assert (read.name, read.group, read.version, read.files) == ("store", "upgrade", "3.6.5", ())
+    assert [read.name_of(tool) for tool in read.tools] == ["store"]
+    assert builder.linker_flags(read) == "-s -w -buildid= -X x.version=v3.6.5 -X 'x.what=3 6'"
+    assert read.content == {"data": builder.Content("d", "example.org/x", ("tests",))}
+    (directory / "product.yml").write_text("flags: []\n")
+    with pytest.raises(builder.BuildError, match=r"product: product\.yml: unknown key flags"):
+        builder.read_product(directory)
+    (directory / "product.yml").write_text("content: {data: {paths: d}}\n")
+    with pytest.raises(builder.BuildError, match=r"product: product\.yml: data: unknown key paths"):
+        builder.read_product(directory)
+
+
+def test_a_wheel_is_a_product(builder: Any) -> None:
+    directory = builder.HERE / "proxy"
+    directory.mkdir()
+    (directory / "requirements.txt").write_text("# why\nproxy-server==1.39.3 \\\n    --hash=sha256:00\n")
+    with pytest.raises(builder.BuildError, match=r"proxy: requirements\.txt pins no single wheel, or nothing is taken"):
+        builder.read_product(directory)
+    (directory / "product.yml").write_text("content: {proxy: {path: bin/proxy}}\n")
+    assert builder.read_product(directory).version == "1.39.3"
+
+
+def test_what_lies_under_an_image_is_known_by_its_packages(builder: Any) -> None:
+    assert builder.package_version("libgmp10_2%3a6.3.0+dfsg-3_amd64.deb") == ("libgmp10", "2:6.3.0+dfsg-3")
+    kept = ["/etc/iproute2/x", "/usr/bin/nft", "/usr/lib/x86_64-linux-gnu/libc.so.6", "/usr/lib/os-release", "/dev"]
+    dropped = ["/usr/share/doc/x", "/dev/null", "/var/cache/apt/archives/x.deb", "/usr/lib/x86_64-linux-gnu/gconv/A.so"]
+    assert [path for path in (*kept, *dropped) if not builder.UNWANTED.match(path)] == kept
+
+
+def test_images_yml_is_read_strictly(builder: Any, tmp_path: Path) -> None:
+    path = tmp_path / "images.yml"
+    assert builder.read_plan(path).images == []
+    path.write_text("repository: r\nimages: {}\n")
+    with pytest.raises(builder.BuildError, match=r"images\.yml: has no debian"):
+        builder.read_plan(path)
+    path.write_text("repository: r\nimages: {}\ndebian: {suite: s, as_of: 2026-01-01}\nbase: x\n")
+    with pytest.raises(builder.BuildError, match=r"images\.yml: unknown key base"):
+        builder.read_plan(path)
 
 
 def test_the_bill_of_materials_is_a_function_of_what_is_in_the_bundle(builder: Any) -> None:
@@ -97,21 +158,62 @@ def test_the_bill_of_materials_is_a_function_of_what_is_in_the_bundle(builder: A
     assert [part["purl"] for part in controller["components"]] == ["pkg:pypi/pyyaml@6.0.2", "pkg:pypi/netaddr@1.3.0"]
 
 
+IMAGES = """
+repository: test
+debian: {suite: trixie, as_of: 2026-01-01}
+images:
+  hello:
+    product: product
+    tag: v{version}
+    user: "65532"
+    files: {/hello: hello, /data: data}
+    entrypoint: [/hello]
+"""
+
+
 @pytest.mark.skipif(shutil.which("go") is None, reason="there is no Go on this machine, and a toolchain is large")
-def test_the_same_inputs_give_the_same_bundle(builder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    product(builder, MODULE.replace("require example.org/other v1.2.3 // indirect\n", ""))
-    monkeypatch.setattr(builder.Product, "version_of", lambda _self, _tool: "1.0")
+def test_the_same_inputs_give_the_same_bundle(builder: Any, tmp_path: Path) -> None:
+    directory = product(builder, MODULE.replace("require example.org/other v1.2.3 // indirect\n", ""))
+    (directory / "data").mkdir()
+    (directory / "data/file").write_text("data\n")
+    (directory / "product.yml").write_text(
+        "version: '1.0'\ncontent: {data: {module: example.org/product, path: data}}\n"
+    )
+    (builder.HERE / "images.yml").write_text(IMAGES)
     bundle = tmp_path / "bundle"
     (bundle).mkdir()
     (bundle / "of-a-version-before").touch()
     first = builder.bundle(bundle)
-    assert list(first) == ["hello-1.0"]
-    assert sorted(path.name for path in bundle.iterdir()) == ["SHA256SUMS", "hello-1.0", "sbom.cdx.json"]
-    names = [part["name"] for part in json.loads((bundle / "sbom.cdx.json").read_text())["components"][0]["components"]]
-    assert names == ["go"]
+    assert list(first) == ["hello-1.0", "hello-v1.0.oci.tar"]
+    assert sorted(path.name for path in bundle.iterdir()) == [
+        "SHA256SUMS",
+        "artifacts.yml",
+        "hello-1.0",
+        "hello-v1.0.oci.tar",
+        "sbom.cdx.json",
+    ]
+    assert yaml.safe_load((bundle / "artifacts.yml").read_text()) == [
+        {"name": "hello", "version": "1.0", "path": "hello-1.0", "destination": "files/hello/1.0/hello"},
+        {
+            "name": "test/hello",
+            "version": "v1.0",
+            "path": "hello-v1.0.oci.tar",
+            "destination": "images/test/hello:v1.0",
+        },
+    ]
+    for file in json.loads((bundle / "sbom.cdx.json").read_text())["components"][:2]:
+        assert [part["name"] for part in file["components"]] == ["go"]
+    assert not (builder.CACHE / builder.COMPILED).exists()
 
     shutil.rmtree(tmp_path / "cache")
     again = tmp_path / "again"
     assert builder.bundle(again) == first
-    for name in ("hello-1.0", "SHA256SUMS", "sbom.cdx.json"):
-        assert (again / name).read_bytes() == (bundle / name).read_bytes()
+    for path in bundle.iterdir():
+        assert (again / path.name).read_bytes() == path.read_bytes()
+
+    # What is in the cache needs no compiler; what was altered in the bundle is put right.
+    (again / "hello-1.0").write_bytes(b"altered")
+    assert builder.bundle(again) == first
+    assert (again / "hello-1.0").read_bytes() == (bundle / "hello-1.0").read_bytes()
+    with pytest.raises(builder.BuildError, match="no product is in the set other"):
+        builder.bundle(again, ["lab", "other"])
