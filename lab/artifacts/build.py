@@ -254,16 +254,27 @@ def find_go(needed: tuple[int, ...]) -> str:
 def unpack_wheel(requirements: Path, target: Path, what: str) -> None:
     """Unpack the wheels of a file of requirements with checksums."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--upgrade"]
-    _run([*command, "--target", str(target), "--requirement", str(requirements)], what)
+    run([*command, "--target", str(target), "--requirement", str(requirements)], what)
 
 
 def _go_version(go: str) -> tuple[int, ...]:
     # In an empty directory: beside a go.mod, go would try to become the version that is asked for there.
     with tempfile.TemporaryDirectory() as empty:
-        return parse_version(_run([go, "env", "GOVERSION"], "the Go toolchain", cwd=Path(empty)))
+        return parse_version(run([go, "env", "GOVERSION"], "the Go toolchain", cwd=Path(empty)))
 
 
-def _run(command: list[str], what: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+def run(command: list[str], what: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+    """Run a program and return what it printed.
+
+    Args:
+        command: it.
+        what: for which product, for the message.
+        cwd: where.
+        env: its environment.
+
+    Raises:
+        BuildError: it fails.
+    """
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BuildError(f"{what}: {command[0]} returned {done.returncode}: {done.stderr.strip()[-2000:]}")
@@ -344,7 +355,7 @@ def _build_tools(product: Product, go: str, out: Path) -> None:
     command = [go, "build", *FLAGS, f"-ldflags={linker_flags(product)}", "-o", f"{out}/"]
     if product.tags:
         command.insert(-2, f"-tags={','.join(product.tags)}")
-    _run([*command, "tool"], product.directory.name, product.directory, _environment())
+    run([*command, "tool"], product.directory.name, product.directory, _environment())
     for own, name in product.names.items():
         (out / own).rename(out / name)
 
@@ -357,7 +368,7 @@ def _take_content(product: Product, go: str, out: Path) -> None:
             root = Path(unpacked)
             if item.module:
                 command = [go, "list", "-m", "-f", "{{.Dir}}", item.module]
-                root = Path(_run(command, product.directory.name, product.directory, _environment()).strip())
+                root = Path(run(command, product.directory.name, product.directory, _environment()).strip())
             source = root / item.path
             if source.is_dir():
                 skipped = shutil.ignore_patterns(*item.without)
@@ -500,7 +511,7 @@ def debian_layer(image: oci.Image, plan: Plan) -> Path:
         root = out.parent / "root.tar"
         command = ["mmdebstrap", "--variant=extract", "--format=tar", f"--include={','.join(image.packages)}"]
         command.append(f"--extract-hook={extract_hook(image)}")
-        _run([*command, plan.suite, str(root)], f"{image.name}: its packages")
+        run([*command, plan.suite, str(root)], f"{image.name}: its packages")
         with tarfile.open(root) as archive:
             layer = oci.write_layer(debian_entries(archive), out / "layer.tar.gz")
             listed = archive.extractfile("./.packages")
@@ -555,7 +566,7 @@ def debian_entries(archive: tarfile.TarFile) -> Iterable[oci.Entry]:
 def go_components(go: str, binary: Path) -> list[dict[str, Any]]:
     """The modules that a binary was linked from, as it says itself; CycloneDX components."""
     components = [{"type": "application", "name": "go", "version": ".".join(map(str, _go_version(go)))}]
-    for line in _run([go, "version", "-m", str(binary)], binary.name).splitlines():
+    for line in run([go, "version", "-m", str(binary)], binary.name).splitlines():
         words = line.split()
         # A replacement is what was linked: it follows what it replaces.
         if words[:1] == ["=>"]:

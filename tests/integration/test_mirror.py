@@ -28,7 +28,7 @@ context = ssl.create_default_context(cafile={ca!r})
 {setup}
 connection = http.client.HTTPSConnection({name!r}, 443, timeout=60, context=context)
 try:
-    connection.request({method!r}, {path!r})
+    connection.request({method!r}, {path!r}, headers={{"Accept": "application/vnd.oci.image.manifest.v1+json, */*"}})
     answer = connection.getresponse()
     print(json.dumps([answer.status, len(answer.read())]))
 except OSError as error:
@@ -119,15 +119,26 @@ def test_images_are_pulled_by_all_and_pushed_by_few(lab: Lab) -> None:
     assert ask(lab, MIRROR, upload, "POST")[0] == 202
 
 
+def declarations(lab: Lab) -> str:
+    """What `mirror_artifacts` is, as Ansible prints it."""
+    return lab.local(
+        *("ansible", "-i", str(lab.inventory), MIRROR, "-m", "ansible.builtin.debug", "-a", "var=mirror_artifacts"),
+        *("-e", "ansible_become=false"),
+    ).stdout
+
+
+def test_the_images_of_the_bundle_can_be_pulled(lab: Lab) -> None:
+    images = re.findall(r"destination: images/(\S+):(\S+)", declarations(lab))
+    assert images, "the lab declares no image, or its bundle was not built"
+    for repository, tag in images:
+        assert ask(lab, CLIENT, f"/v2/{repository}/manifests/{tag}", "HEAD")[0] == 200, f"{repository}:{tag}"
+
+
 @pytest.fixture
 def declared(lab: Lab) -> Iterator[dict[str, str]]:
     """The lab's first artifact; what a test installed or damaged is put right afterwards."""
-    done = lab.local(
-        *("ansible", "-i", str(lab.inventory), MIRROR, "-m", "ansible.builtin.debug", "-a", "var=mirror_artifacts"),
-        *("-e", "ansible_become=false"),
-    )
-    found = re.search(r"destination: (?P<destination>\S+)\s+name: (?P<name>\S+)", done.stdout)
-    assert found, f"the lab declares no artifact, or its bundle was not built: {done.stdout}"
+    found = re.search(r"destination: (?P<destination>\S+)\s+name: (?P<name>\S+)", declarations(lab))
+    assert found, "the lab declares no artifact, or its bundle was not built"
     target = f"/srv/mirror/{found['destination']}"
     lab.run(MIRROR, f"cp -p {target} /root/artifact-before-a-test")
     yield {**found.groupdict(), "target": target}
