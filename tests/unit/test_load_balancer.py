@@ -27,9 +27,9 @@ ROLE = Path(__file__).parents[2] / "roles" / "load_balancer"
 TREE = ROLE / "templates" / "tree"
 
 NETWORKS = {
-    "private": {"subnet": "10.1.2.0/24"},
-    "public": {"subnet": "10.1.1.0/24"},
-    "data": {"subnet": "10.1.3.0/24"},
+    "private": {"subnet": "10.1.2.0/24", "gateway": "10.1.2.254"},
+    "public": {"subnet": "10.1.1.0/24", "gateway": "10.1.1.254"},
+    "data": {"subnet": "10.1.3.0/24", "gateway": "10.1.3.254"},
 }
 VIPS = {
     "private": {"address": "10.1.2.100", "network": "private", "vrid": 51},
@@ -79,6 +79,7 @@ def render(path: str, host: str = "lb1", service: dict[str, Any] | None = None, 
         "inventory_hostname": host,
         "groups": GROUPS,
         "hostvars": HOSTS,
+        "site_networks": NETWORKS,
         "site_vips": VIPS,
         "__load_balancer_endpoints": site.endpoints(),
         **variables,
@@ -202,6 +203,15 @@ class TestKeepalived:
         for instance in instances(render("etc/keepalived/keepalived.conf")).values():
             assert "state BACKUP" in instance
             assert re.search(r"^\s+nopreempt$", instance, re.MULTILINE)
+
+    def test_answers_leave_by_the_network_of_the_address(self) -> None:
+        public = instances(render("etc/keepalived/keepalived.conf"))["public"]
+        blocks = dict(re.findall(r"^    (virtual_\w+) \{\n(.*?)^    \}", public, re.MULTILINE | re.DOTALL))
+        assert blocks["virtual_rules"].strip() == "from 10.1.1.100/32 lookup 1052 preference 1052"
+        assert [line.strip() for line in blocks["virtual_routes"].splitlines()] == [
+            "10.1.1.0/24 dev public scope link table 1052",
+            "default via 10.1.1.254 dev public table 1052",
+        ]
 
     def test_scripts_do_not_run_as_root(self) -> None:
         text = render("etc/keepalived/keepalived.conf")
