@@ -66,7 +66,8 @@ def test_every_default_is_specified_and_equal(role: Path) -> None:
 
 def test_variables_carry_the_roles_name(role: Path) -> None:
     names = {*(load(role / "defaults" / "main.yml") or {}), *options(role)}
-    shared = {"site_"} | ({"kubernetes_"} if role.name == "kubernetes_node" else set())  # which states the cluster's own
+    # What all roles of a cluster agree on is stated by the one that all of its hosts have.
+    shared = {"site_"} | ({"kubernetes_"} if role.name == "kubernetes_node" else set())
     assert [name for name in names if not name.startswith((f"{role.name}_", *shared))] == []
 
 
