@@ -4,42 +4,41 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
+from functools import cache
+from ipaddress import ip_address, ip_network
+from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ansible_collections.groundplane.onprem.plugins.module_utils import contract
 from ansible_collections.groundplane.onprem.plugins.module_utils.site import Site
+
+from tests.lab import Lab
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = ["lab", "dev", "test", "staging", "prod"]
 ONLY_IN_THE_LAB = {"router"}
 
 
-def listing(environment: str) -> dict[str, Any]:
-    done = subprocess.run(
-        ["ansible-inventory", "-i", f"inventories/{environment}", "--list"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+POOLS = {"general", "kafka-redis", "postgres", "gpu"}
+
+
+@cache
+def inventory(environment: str) -> Lab:
+    """An inventory as tests of the lab see theirs: hosts' variables, and groups with the hosts of their children."""
+    return Lab(inventory=ROOT / "inventories" / environment)
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_contracts_fit_the_inventory(environment: str) -> None:
-    inventory = listing(environment)
-    hostvars = inventory["_meta"]["hostvars"]
-    groups = {name: one["hosts"] for name, one in inventory.items() if "hosts" in one} | {"all": list(hostvars)}
+    hostvars = inventory(environment).hostvars
+    groups = inventory(environment).groups | {"all": list(hostvars)}
     site = Site.from_hostvars(contract.discover([ROOT / "roles"]), groups, hostvars, next(iter(hostvars)))
     for host in hostvars:
         assert site.firewall(host)["inbound"], host
         assert all(one["directory"] for one in site.certificates(host))
-    assert {one["name"] for one in site.endpoints()} == {"primary", "replicas", "direct"}
+    assert {one["name"] for one in site.endpoints()} == {"primary", "replicas", "direct", "api", "gateway"}
+    assert {host for host in hostvars if site.firewall(host)["pods"]} == set(groups["kubernetes"])
     assert {name for name in groups if name != "all"} - ONLY_IN_THE_LAB == {
         "bastion",
         "mirror",
@@ -48,13 +47,36 @@ def test_the_contracts_fit_the_inventory(environment: str) -> None:
         "load_balancer",
         "etcd",
         "postgres",
+        "kubernetes",
+        "kubernetes_control_plane",
+        "kubernetes_worker",
     }
     assert hostvars[next(iter(hostvars))]["site_environment"] == environment
 
 
-@pytest.mark.parametrize("environment", ["test", "staging", "prod"])
+@pytest.mark.parametrize("environment", ["lab", "test", "staging", "prod"])
 def test_voters_stand_in_three_zones(environment: str) -> None:
-    inventory = listing(environment)
-    for group in ("etcd", "postgres"):
-        zones = [inventory["_meta"]["hostvars"][host]["host_zone"] for host in inventory[group]["hosts"]]
-        assert sorted(zones) == ["a", "b", "c"]
+    hostvars = inventory(environment).hostvars
+    for group in ("etcd", "postgres", "kubernetes_control_plane"):
+        assert sorted(hostvars[host]["host_zone"] for host in inventory(environment).groups[group]) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_ranges_of_the_cluster_are_nobody_elses(environment: str) -> None:
+    values = next(iter(inventory(environment).hostvars.values()))
+    subnets = [network["subnet"] for network in values["site_networks"].values()]
+    ranges = [
+        ip_network(one) for one in (*subnets, values["kubernetes_pod_subnet"], values["kubernetes_service_subnet"])
+    ]
+    assert not [pair for pair in combinations(ranges, 2) if pair[0].overlaps(pair[1])]
+    assert ip_address(values["kubernetes_dns_address"]) in ip_network(values["kubernetes_service_subnet"])
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_pools_of_nodes_that_a_site_has_outlive_a_zone(environment: str) -> None:
+    hostvars = inventory(environment).hostvars
+    zones: dict[str, set[str]] = {}
+    for host in inventory(environment).groups["kubernetes_worker"]:
+        zones.setdefault(hostvars[host].get("kubernetes_node_pool", "general"), set()).add(hostvars[host]["host_zone"])
+    assert set(zones) == (POOLS if environment in {"staging", "prod"} else {"general"})
+    assert environment == "dev" or all(len(where) > 1 for where in zones.values())
