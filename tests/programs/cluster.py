@@ -7,14 +7,15 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import ipaddress
-import os
+import json
 import re
 import socket
 import subprocess
+import tarfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_api import (
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
-BUNDLE = Path(os.environ.get("GROUNDPLANE_BUNDLE", ROOT / ".lab/bundle"))
+BUNDLE = ROOT / ".lab/bundle"
 START_SECONDS = 120.0
 """In which the API must be ready; a busy machine of two cores takes a quarter of it."""
 
@@ -42,16 +43,38 @@ class MissingProgramError(Exception):
     """A program that was to be started has not been built."""
 
 
-def program(name: str) -> Path:
-    """The newest of a program's versions in the bundle.
+def program(name: str, directory: Path) -> Path:
+    """A program out of the newest image of its name in the bundle, put into a directory.
 
     Raises:
         MissingProgramError: there is none; says how to come by it.
     """
-    found = [path for path in BUNDLE.glob(f"{name}-*") if re.fullmatch(rf"{name}-\d+(\.\d+)*(-\d+)?", path.name)]
-    if not found:
-        raise MissingProgramError(f"{BUNDLE} holds no {name}: run lab/artifacts/build.py {BUNDLE} first")
-    return max(found, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)])
+    images = BUNDLE.glob(f"{name}-*.oci.tar")
+    found = {path: re.fullmatch(rf"{re.escape(name)}-v?(\d+[\d.-]*)\.oci\.tar", path.name) for path in images}
+    versions = {path: [int(part) for part in re.findall(r"\d+", match[1])] for path, match in found.items() if match}
+    if not versions:
+        raise MissingProgramError(f"{BUNDLE} holds no image of {name}: run lab/artifacts/build.py {BUNDLE} first")
+    with tarfile.open(max(versions, key=lambda path: versions[path])) as image:
+        manifest = _blob(image, json.load(_file(image, "index.json"))["manifests"][0])
+        for layer in json.load(manifest)["layers"]:
+            with tarfile.open(fileobj=_blob(image, layer)) as files:
+                member = next((one for one in files if one.isfile() and Path(one.name).name == name), None)
+                if member is not None:
+                    path = directory / name
+                    path.write_bytes(_file(files, member).read())
+                    path.chmod(0o755)
+                    return path
+    raise MissingProgramError(f"{BUNDLE}: the image of {name} holds no such program")
+
+
+def _file(archive: tarfile.TarFile, member: str | tarfile.TarInfo) -> IO[bytes]:
+    found = archive.extractfile(member)
+    assert found is not None
+    return found
+
+
+def _blob(image: tarfile.TarFile, descriptor: dict[str, Any]) -> IO[bytes]:
+    return _file(image, f"blobs/{descriptor['digest'].replace(':', '/')}")
 
 
 def free_port() -> int:
@@ -129,7 +152,7 @@ class Cluster:
             MissingProgramError: one has not been built.
             AssertionError: one ended, or is not ready in time; holds the end of its log.
         """
-        etcd, server = program("etcd"), program("kube-apiserver")
+        etcd, server = program("etcd", self.directory), program("kube-apiserver", self.directory)
         self.authority = Authority(self.directory, "kubernetes")
         crt, key = self.authority.issue("server")
         self.write_kubeconfig("admin", "system:masters")
@@ -137,7 +160,7 @@ class Cluster:
         tls = [f"--{kind}{name}={path}" for kind in ("", "peer-") for name, path in
                (("cert-file", crt), ("key-file", key), ("trusted-ca-file", self.authority.path))]  # fmt: skip
         self._spawn(
-            "etcd", etcd, f"--data-dir={self.directory}/etcd", f"--listen-client-urls={client}",
+            "etcd", etcd, f"--data-dir={self.directory}/data", f"--listen-client-urls={client}",
             f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}",
             f"--initial-cluster=default={peer}", "--client-cert-auth", "--unsafe-no-fsync", *tls,
         )  # fmt: skip
@@ -154,7 +177,7 @@ class Cluster:
         api = self.api(patience=0)
         while True:
             for process in self.processes:
-                assert process.poll() is None, self.log(Path(str(process.args[0])).name.rsplit("-", 1)[0])  # type: ignore[index]
+                assert process.poll() is None, self.log(Path(str(process.args[0])).name)  # type: ignore[index]
             try:
                 api.request("GET", "/readyz")
                 api.request("GET", "/api/v1/namespaces/kube-system")
