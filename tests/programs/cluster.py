@@ -171,7 +171,7 @@ class Cluster:
             "--authorization-mode=Node,RBAC", "--anonymous-auth=false", "--service-cluster-ip-range=10.96.0.0/16",
             "--service-account-issuer=https://localhost", f"--service-account-key-file={crt}",
             f"--service-account-signing-key-file={key}", "--disable-admission-plugins=ServiceAccount",
-            f"--cert-dir={self.directory}", "--max-requests-inflight=100", "--v=1",
+            f"--cert-dir={self.directory}", "--allow-privileged", "--max-requests-inflight=100", "--v=1",
         )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS
         api = self.api(patience=0)
