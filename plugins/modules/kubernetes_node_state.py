@@ -21,7 +21,7 @@ options:
   etcd_directory:
     description: Data directory of the etcd member.
     type: path
-    default: /var/lib/etcd
+    default: /var/lib/kubernetes-etcd
   kubelet_directory:
     description: Directory of the kubelet, below which it keeps its client certificate.
     type: path
@@ -158,7 +158,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "directory": {"type": "path", "default": "/etc/kubernetes"},
-            "etcd_directory": {"type": "path", "default": "/var/lib/etcd"},
+            "etcd_directory": {"type": "path", "default": "/var/lib/kubernetes-etcd"},
             "kubelet_directory": {"type": "path", "default": "/var/lib/kubelet"},
         },
         supports_check_mode=True,

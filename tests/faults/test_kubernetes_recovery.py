@@ -75,7 +75,7 @@ def blank(lab: Lab, host: str) -> None:
 
 def without_data(lab: Lab, host: str) -> None:
     """What etcd held is gone; the host and everything else on it stay."""
-    lab.run(host, "kill -9 $(pgrep -xo etcd); rm -rf /var/lib/etcd/member; kill -9 $(pgrep -xo etcd) || :")
+    lab.run(host, "kill -9 $(pgrep -xo etcd); rm -rf /var/lib/kubernetes-etcd/member; kill -9 $(pgrep -xo etcd) || :")
 
 
 def lose(lab: Lab, hosts: list[str]) -> None:

@@ -147,7 +147,7 @@ def test_secrets_are_unreadable_in_the_store(cluster: Cluster, space: str) -> No
     plain = f"get /registry/configmaps/{space}/plain --print-value-only"
     assert cluster.etcdctl(plain, suffix="| grep -ac plain-text-is-found") == "1"
     for host in cluster.control_plane:
-        found = cluster.lab.run(host, f"grep -ral {canary} /var/lib/etcd /var/log/kubernetes || :").stdout
+        found = cluster.lab.run(host, f"grep -ral {canary} /var/lib/kubernetes-etcd /var/log/kubernetes || :").stdout
         assert found == "", host
 
 

@@ -129,7 +129,7 @@ FILES = [
     "/etc/kubernetes/tls",
     "/etc/kubernetes/tls/*",
     "/etc/cni/net.d/*",
-    "/var/lib/etcd",
+    "/var/lib/kubernetes-etcd",
     "/var/lib/kubelet/config.yaml",
 ]
 PROGRAMS = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "kubelet", "kube-proxy"]
@@ -583,9 +583,9 @@ CHECKS: dict[str, Check] = {
     "1.1.8": owner(MANIFESTS + r"etcd\.yaml", **CP),
     "1.1.9": mode(r"/etc/cni/net\.d/.*", 0o600),
     "1.1.10": owner(r"/etc/cni/net\.d/.*"),
-    "1.1.11": mode("/var/lib/etcd", 0o700, **CP),
+    "1.1.11": mode("/var/lib/kubernetes-etcd", 0o700, **CP),
     # The benchmark wants etcd:etcd. etcd runs as root in its static pod, and no other account may come near its data.
-    "1.1.12": owner("/var/lib/etcd", **CP),
+    "1.1.12": owner("/var/lib/kubernetes-etcd", **CP),
     "1.1.13": mode(r"/etc/kubernetes/(super-)?admin\.conf", 0o600, **CP),
     "1.1.14": owner(r"/etc/kubernetes/(super-)?admin\.conf", **CP),
     "1.1.15": mode(r"/etc/kubernetes/scheduler\.conf", 0o600, **CP),
