@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import yaml
 from ansible.errors import AnsibleActionFail
@@ -34,6 +34,11 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # C reads definiti
 class StrictLoader(_Loader):  # type: ignore[misc]
     """Reads what the API reads: no dates, no key twice."""
 
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+    }
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         """Refuse a key that stands twice: one of the two values would be lost."""
         seen = set()
@@ -45,12 +50,6 @@ class StrictLoader(_Loader):  # type: ignore[misc]
             seen.add(key.value)
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep=deep)
         return mapping
-
-
-StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
-}
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
