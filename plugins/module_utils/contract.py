@@ -158,6 +158,8 @@ class Check:
     listen: str = field(metadata={"rule": NAME})
     path: str = field(default="/", metadata={"rule": PATH})
     status: int = field(default=200, metadata={"rule": number(100, 599)})
+    # HEAD where the status is the whole answer. Some servers let a stranger GET what they do not let him HEAD.
+    method: str = field(default="HEAD", metadata={"rule": choice("HEAD", "GET")})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -464,7 +464,13 @@ class Site:
                         "tls": endpoint.tls,
                         "kind": endpoint.members,
                         "on_marked_down": endpoint.on_marked_down,
-                        "check": {"port": asked.port, "path": check.path, "status": check.status, "tls": asked.tls}
+                        "check": {
+                            "port": asked.port,
+                            "method": check.method,
+                            "path": check.path,
+                            "status": check.status,
+                            "tls": asked.tls,
+                        }
                         if check
                         else None,
                         "members": members,

@@ -214,7 +214,7 @@ def test_what_the_load_balancer_serves() -> None:
             "tls": "mutual",
             "kind": "leader",
             "on_marked_down": "shutdown-sessions",
-            "check": {"port": 8008, "path": "/primary", "status": 200, "tls": "mutual"},
+            "check": {"port": 8008, "method": "HEAD", "path": "/primary", "status": 200, "tls": "mutual"},
             "members": [
                 {
                     "name": f"data{number}",
