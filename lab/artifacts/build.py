@@ -568,11 +568,13 @@ def go_components(go: str, binary: Path) -> list[dict[str, Any]]:
     components = [{"type": "application", "name": "go", "version": ".".join(map(str, _go_version(go)))}]
     for line in run([go, "version", "-m", str(binary)], binary.name).splitlines():
         words = line.split()
-        # A replacement is what was linked: it follows what it replaces.
-        if words[:1] == ["=>"]:
-            components.pop()
         if len(words) >= 3 and words[0] in ("dep", "=>"):  # noqa: PLR2004 - dep, module, version
-            components.append(_library(words[1], words[2], f"pkg:golang/{words[1]}@{words[2]}"))
+            name, version = words[1:3]
+            # A replacement follows what it replaces, and is what was linked. One of ours has no name of its own.
+            if words[0] == "=>":
+                replaced = components.pop()["name"]
+                name = replaced if name.startswith(".") else name
+            components.append(_library(name, version, f"pkg:golang/{name}@{version}"))
     return components
 
 

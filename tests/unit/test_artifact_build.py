@@ -128,6 +128,22 @@ def test_a_wheel_is_a_product(builder: Any) -> None:
     assert builder.read_product(directory).version == "1.39.3"
 
 
+def test_the_bill_names_what_was_linked(builder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = (
+        "tool: go1.26.8\n\tpath\texample.org/tool\n\tdep\texample.org/a\tv1.0.0\th1:x=\n"
+        "\tdep\texample.org/b\tv1.1.0\n\t=>\texample.org/c\tv2.0.0\th1:y=\n"
+        "\tdep\texample.org/d\tv0.5.2\n\t=>\t./stub\t(devel)\t\n"
+    )
+    monkeypatch.setattr(builder, "run", lambda *_args: said)
+    monkeypatch.setattr(builder, "_go_version", lambda _go: (1, 26, 8))
+    assert [(part["name"], part["version"]) for part in builder.go_components("go", Path("tool"))] == [
+        ("go", "1.26.8"),
+        ("example.org/a", "v1.0.0"),
+        ("example.org/c", "v2.0.0"),
+        ("example.org/d", "(devel)"),
+    ]
+
+
 def test_what_lies_under_an_image_is_known_by_its_packages(builder: Any) -> None:
     assert builder.package_version("libgmp10_2%3a6.3.0+dfsg-3_amd64.deb") == ("libgmp10", "2:6.3.0+dfsg-3")
     kept = ["/etc/iproute2/x", "/usr/bin/nft", "/usr/lib/x86_64-linux-gnu/libc.so.6", "/usr/lib/os-release", "/dev"]
