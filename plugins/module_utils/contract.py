@@ -129,6 +129,7 @@ NAME = text(r"[a-z][a-z0-9_]*", "a name of lower-case letters, digits and unders
 NAMES = list_of(NAME, single=True)
 
 PORT = number(1, 65535)
+DNS_NAME = text(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", "a DNS name such as '*.apps' or 'a.kube-system.svc.'")
 PATH = text(r"/\S*", "an absolute path")
 TLS = choice("mutual", "server", "none")
 
@@ -214,6 +215,8 @@ class Certificate:
     )
     common_name: str = field(default="host", metadata={"rule": text()})
     endpoints: tuple[str, ...] = field(default=(), metadata={"rule": NAMES})
+    # Further names: below the site's domain, or whole when they end in a dot.
+    names: tuple[str, ...] = field(default=(), metadata={"rule": list_of(DNS_NAME)})
     reload: tuple[str, ...] = field(
         default=(), metadata={"rule": list_of(text(r"[\w@.:-]+\.\w+", "a unit such as nginx.service"))}
     )

@@ -490,8 +490,9 @@ class Site:
     def certificates(self, host: str) -> list[Plain]:
         """The certificates of a host, as contracts state them, with `service`, `common_name` and the SANs computed.
 
-        `dns` has the inventory name, also below the site's domain, and for each endpoint the service's and the
-        endpoint's name below the domain; `ip` has all the host's addresses and the endpoints' VIPs.
+        `dns` has the inventory name, also below the site's domain, for each endpoint the service's and the endpoint's
+        name below the domain, and what the contract names besides; `ip` has all the host's addresses and the endpoints'
+        VIPs.
         """
         subject = self._host(host)
         certificates = []
@@ -503,6 +504,7 @@ class Site:
                     names += [f"{contract.service}.{self.domain}", f"{name}.{contract.service}.{self.domain}"]
                     if endpoints[name] in self._served(contract):
                         addresses.append(self._vip(contract, endpoints[name]).address)
+                names += [name[:-1] if name.endswith(".") else f"{name}.{self.domain}" for name in plain["names"]]
                 common_name = host if plain["common_name"] == "host" else plain["common_name"]
                 certificates.append(
                     {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_collections.groundplane.onprem.plugins.module_utils.contract import Contract, load
-from ansible_collections.groundplane.onprem.plugins.module_utils.site import Site, SiteError, _products
+from ansible_collections.groundplane.onprem.plugins.module_utils.site import Host, Site, SiteError, _products
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -248,6 +248,20 @@ def test_the_names_and_addresses_in_certificates() -> None:
     assert (replicator["common_name"], replicator["dns"]) == ("replicator", ["data2", "data2.site.example"])
     assert {"service", "directory", "owner", "group", "mode", "usages", "reload"} <= own.keys()
     assert [one["ip"] for one in example().certificates("lb1")] == []
+
+
+def test_a_certificate_may_carry_names_below_the_domain_and_whole_ones() -> None:
+    contract = load(
+        {
+            "service": "edge",
+            "group": "edge",
+            "certificates": [
+                {"name": "edge", "directory": "/etc/edge", "names": ["*.apps", "metrics.kube-system.svc."]}
+            ],
+        }
+    )
+    site = Site({"edge": contract}, {"edge": ["e1"]}, {"e1": Host("e1", {"data": "10.0.3.1"}, "data")}, domain="x.test")
+    assert site.certificates("e1")[0]["dns"] == ["e1", "e1.x.test", "*.apps.x.test", "metrics.kube-system.svc"]
 
 
 def test_members_secrets_and_listens() -> None:
