@@ -82,15 +82,21 @@ class Session:
 
 
 def _kept(address: str, port: str, name: str, step: Callable[[Session, str, int], str]) -> Callable[[int], str]:
-    """Do a step on a session that is kept until it fails. The token is a line of standard input."""
+    """Do a step on a session that is kept until it fails; the answer ends in the address of the API server behind it.
+
+    The token is a line of standard input.
+    """
     token = sys.stdin.readline().strip()
     sessions: list[Session] = []
+    servers: list[str] = []
 
     def act(turn: int) -> str:
         try:
             if not sessions:
                 sessions.append(Session(address, int(port), name))
-            return step(sessions[0], token, turn)
+                told = json.loads(sessions[0].ask("GET", "/api", token=token))
+                servers[:] = [told["serverAddressByClientCIDRs"][0]["serverAddress"].rpartition(":")[0]]
+            return f"{step(sessions[0], token, turn)} {servers[0]}"
         except (OSError, http.client.HTTPException):
             while sessions:
                 sessions.pop().close()
@@ -200,7 +206,7 @@ def errors_for(record: Record) -> float:
 def in_order(record: Record, *, strictly: bool) -> bool:
     """Whether resource versions only grow, in the order in which one client was answered."""
     answers = sorted(record.acknowledged, key=lambda attempt: attempt.sent)
-    versions = [int(attempt.answer) for attempt in answers]
+    versions = [int(attempt.answer.split()[0]) for attempt in answers]
     return all(b > a or (b == a and not strictly) for a, b in itertools.pairwise(versions))
 
 
@@ -243,6 +249,11 @@ class ApiClient:
     def __exit__(self, *_: object) -> None:
         assert self._probe
         self._probe.stop()
+
+    @property
+    def server(self) -> str:
+        """The address of the API server that answered last."""
+        return self.record.acknowledged[-1].answer.split()[-1]
 
     def watch(self, seconds: float) -> None:
         """Let it go on."""

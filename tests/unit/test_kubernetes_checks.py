@@ -120,15 +120,15 @@ def test_who_may_do_what_is_found_through_bindings_of_both_kinds() -> None:
 
 def test_errors_are_timed_from_the_first_to_the_last_and_versions_only_grow() -> None:
     answers = [
-        Attempt(0, 0.0, 0.1, answer="5"),
+        Attempt(0, 0.0, 0.1, answer="5 10.0.0.1"),
         Attempt(1, 1.0, None, "timed out"),
         Attempt(2, 3.5, None, "reset"),
-        Attempt(3, 4.0, 4.1, answer="7"),
-        Attempt(4, 5.0, 5.1, answer="7"),
+        Attempt(3, 4.0, 4.1, answer="7 10.0.0.1"),
+        Attempt(4, 5.0, 5.1, answer="7 10.0.0.1"),
     ]
     record = Record(answers)
     assert errors_for(record) == 2.5
     assert errors_for(Record(answers[3:])) == 0
     assert in_order(record, strictly=False)
     assert not in_order(record, strictly=True)
-    assert not in_order(Record([*answers, Attempt(5, 6.0, 6.1, answer="6")]), strictly=False)
+    assert not in_order(Record([*answers, Attempt(5, 6.0, 6.1, answer="6 10.0.0.1")]), strictly=False)
