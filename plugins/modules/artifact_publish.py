@@ -90,6 +90,7 @@ origins:
 import posixpath
 import shutil
 import tempfile
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -157,10 +158,15 @@ class Publisher:
         self._staged: dict[str, str] = params["staged"]
         self._check = check
         self._record = library.Record(params["record"])
-        self._registry = Registry(params["registry"], params["ca_path"]) if params["registry"] else None
+        self._registry_access = (params["registry"], params["ca_path"])
         self._came_from: dict[str, str] = {}
         self._needed: list[str] = []
         self._sums: dict[str, str] = {}
+
+    @cached_property
+    def _registry(self) -> Registry:
+        # Not before it is needed: a host that is still to be set up has no trust anchor when it is only looked at.
+        return Registry(*self._registry_access)
 
     def run(self, plan: list[dict[str, Any]]) -> dict[str, Any]:
         """Publish what is lacking.
@@ -208,7 +214,6 @@ class Publisher:
             self._sums[item["destination"]] = item["accepted"][origin]
 
     def _image(self, item: dict[str, Any]) -> None:
-        assert self._registry  # noqa: S101 - the action plugin names one when there are images
         repository, tag = library.image_of(item["destination"]) or ("", "")
         kept = self._record.image(item["destination"], item["accepted"].values())
         if kept and self._manifest(repository, tag) == kept:
@@ -227,7 +232,6 @@ class Publisher:
                 self._came_from[item["destination"]] = origin
 
     def _manifest(self, repository: str, tag: str) -> str:
-        assert self._registry  # noqa: S101 - as above
         try:
             return self._registry.manifest(repository, tag)
         except library.UnreachableError:
