@@ -145,9 +145,9 @@ def test_a_terminal_session_on_the_bastion_is_recorded(lab: Lab) -> None:
 
 @pytest.mark.parametrize("host", EVERY)
 def test_kernel_settings_are_in_force(lab: Lab, host: str) -> None:
-    declared = dict(
-        line.split(" = ") for line in lab.out(host, "grep -v '^#' /etc/sysctl.d/60-groundplane.conf").splitlines()
-    )
+    """Where two files name a key, the later one has it, as at boot."""
+    files = "/etc/sysctl.d/*.conf"
+    declared = dict(line.split(" = ") for line in lab.out(host, f"grep -hv '^#' {files}").splitlines() if line)
     assert len(declared) >= 15
     values = lab.out(host, f"sysctl -n {' '.join(declared)}").splitlines()
     assert dict(zip(declared, values, strict=True)) == declared
