@@ -92,7 +92,11 @@ class Lab:
     @cached_property
     def hosts(self) -> list[str]:
         """The hosts of that pattern, sorted: those of the inventory that are awake."""
-        done = self.local("ansible", "-i", str(self.inventory), self.pattern, "--list-hosts")
+        return self.matching(self.pattern)
+
+    def matching(self, pattern: str) -> list[str]:
+        """The hosts of a pattern, sorted."""
+        done = self.local("ansible", "-i", str(self.inventory), pattern, "--list-hosts")
         return sorted(done.stdout.split()[2:])  # after "hosts (N):"
 
     @cached_property
