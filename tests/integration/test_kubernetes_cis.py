@@ -130,7 +130,7 @@ FILES = [
     "/etc/kubernetes/tls/*",
     "/etc/cni/net.d/*",
     "/var/lib/kubernetes-etcd",
-    "/var/lib/kubelet/config.yaml",
+    "/etc/kubernetes/kubelet.yml",
 ]
 PROGRAMS = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "kubelet", "kube-proxy"]
 
@@ -155,7 +155,7 @@ class Facts:
         kubelets = {host: cluster.raw(f"/api/v1/nodes/{host}/proxy/configz")["kubeletconfig"] for host in cluster.nodes}
         kinds = (
             "clusterroles,clusterrolebindings,roles,rolebindings,serviceaccounts,pods,namespaces,networkpolicies,"
-            "services,deployments,daemonsets,statefulsets,jobs"
+            "ciliumnetworkpolicies,services,deployments,daemonsets,statefulsets,jobs"
         )
         objects: dict[str, list[Plain]] = {}
         for item in cluster.get(kinds, "--all-namespaces")["items"]:
@@ -532,7 +532,8 @@ GATEWAY = {"envoy-gateway-system": "Envoy serves on its host's address with the 
 
 
 def policed_namespaces(facts: Facts) -> list[str]:
-    policed = {item["metadata"]["namespace"] for item in facts.objects["NetworkPolicy"]}
+    kinds = ("NetworkPolicy", "CiliumNetworkPolicy")
+    policed = {item["metadata"]["namespace"] for kind in kinds for item in facts.objects.get(kind, [])}
     used = {item["metadata"]["namespace"] for item in facts.objects["Pod"]}
     return sorted(used - policed - set(GROUND))
 
@@ -649,8 +650,11 @@ CHECKS: dict[str, Check] = {
     "4.1.6": owner(r"/etc/kubernetes/kubelet\.conf"),
     "4.1.7": mode(r"/etc/kubernetes/pki/ca\.crt", 0o644),
     "4.1.8": owner(r"/etc/kubernetes/pki/ca\.crt"),
-    "4.1.9": mode(r"/var/lib/kubelet/config\.yaml", 0o600),
-    "4.1.10": owner(r"/var/lib/kubelet/config\.yaml"),
+    "4.1.9": every(
+        flag("kubelet", "config", on="nodes", equals="/etc/kubernetes/kubelet.yml"),
+        mode(r"/etc/kubernetes/kubelet\.yml", 0o600),
+    ),
+    "4.1.10": owner(r"/etc/kubernetes/kubelet\.yml"),
     "4.2.1": kubelet("authentication.anonymous.enabled", lambda value: value is False),
     "4.2.2": kubelet("authorization.mode", lambda value: value == "Webhook"),
     "4.2.3": kubelet("authentication.x509.clientCAFile", bool),
