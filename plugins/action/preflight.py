@@ -25,6 +25,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import 
     group_of,
     refusals,
     role_artifacts,
+    role_images,
     role_names,
 )
 
@@ -115,31 +116,35 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     ) -> list[Need]:
         """What the roles of this site take from the mirror, as the first host of each sees it.
 
-        An image is what a variable `*_image` or `*_images` of a role names, as far as it is in the site's own registry.
+        An image is what a variable `*_image` or `*_images` of a role or its templates name, as far as it is in the
+        site's own registry.
         """
         groups, found = variables["groups"], []
+        defaults = {option.name: _trusted(option.default) for option in options.values() if option.default is not None}
         for directory in sorted(path for top in directories for path in top.iterdir() if path.is_dir()):
             role = directory.name
             hosts = groups.get(group_of(role, contracts, groups) or "", ())
-            own = [option for option in options.values() if option.role == role]
-            names = [option.name for option in own if option.name.endswith(("_image", "_images"))]
+            names = [name for name, option in options.items() if option.role == role]
+            images = [f"{{{{ {name} }}}}" for name in names if name.endswith(("_image", "_images"))]
+            images += role_images(directory)
             artifacts = role_artifacts(directory)
-            if not hosts or not (names or artifacts):
+            if not hosts or not (images or artifacts):
                 continue
-            known = {option.name: _trusted(option.default) for option in own} | variables["hostvars"].raw_get(hosts[0])
+            known = defaults | variables["hostvars"].raw_get(hosts[0])
+            if self._task.args.get("purpose") == "upgrade" and "kubernetes_upgrade_version" in known:
+                known["kubernetes_version"] = known["kubernetes_upgrade_version"]
             templar = Templar(loader=self._loader, variables=known)
             registry = self._read(templar, "{{ groups['mirror'] | first }}.{{ site_domain }}/")
             for need in artifacts:
                 version = self._read(templar, need.version)
                 if version is not None:
                     found.append(Need(role, need.name, str(version)))
-            for name in names:
-                value = self._read(templar, "{{ " + name + " }}")
-                images = [str(image) for image in (value if isinstance(value, list) else [value]) if image]
+            for image in images:
+                value = self._read(templar, image)
                 found += [
-                    Need(role, image.removeprefix(registry), image=True)
-                    for image in images
-                    if registry and image.startswith(registry)
+                    Need(role, str(one).removeprefix(registry), image=True)
+                    for one in (value if isinstance(value, list) else [value])
+                    if registry and str(one).startswith(registry)
                 ]
         return found
 

@@ -994,6 +994,19 @@ def role_artifacts(directory: Path) -> list[Need]:
     return list(found)
 
 
+_IMAGE = re.compile(r"\b(\w+_image_repository)\b\W*?/([\w.-]+):\W*(\w+_tag)\b")
+
+
+def role_images(directory: Path) -> list[str]:
+    """The images that a role's templates and variables name, as templates themselves.
+
+    An image is written as `{{ role_image_repository }}/name:{{ role_name_tag }}`, or as the same joined by `~`.
+    """
+    files = [*(directory / "templates").rglob("*.j2"), *(directory / "vars").glob("*.yml")]
+    found = {match for path in files for match in _IMAGE.findall(path.read_text(encoding="utf-8"))}
+    return [f"{{{{ {repository} }}}}/{name}:{{{{ {tag} }}}}" for repository, name, tag in sorted(found)]
+
+
 def _tasks(tasks: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
     """All tasks of a list, those of its blocks included."""
     for task in tasks:

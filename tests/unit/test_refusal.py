@@ -29,6 +29,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import 
     group_of,
     refusals,
     role_artifacts,
+    role_images,
     role_names,
     weakness_of,
 )
@@ -361,6 +362,20 @@ def test_what_a_roles_tasks_install_is_read_from_them(tmp_path: Path) -> None:
     names = ["kubelet", "kubectl", "etcdctl", "etcdutl", "helm"]
     first = Need("thing", "kubeadm", "{{ kubernetes_version }}")
     assert role_artifacts(tmp_path / "thing") == [first, *(Need("thing", name) for name in names)]
+
+
+def test_the_images_of_a_role_are_read_from_its_templates(tmp_path: Path) -> None:
+    templates = tmp_path / "thing" / "templates" / "cluster"
+    templates.mkdir(parents=True)
+    (templates / "a.yaml.j2").write_text("image: {{ thing_image_repository }}/kube-proxy:{{ thing_kube_proxy_tag }}\n")
+    (templates / "b.yaml.j2").write_text(
+        "{% set x = thing_image_repository ~ '/agent:' ~ thing_agent_tag %}\nimage: {{ x }}\n"
+    )
+    (templates / "c.yaml").write_text("image: {{ thing_image_repository }}/not-a-template:{{ thing_tag }}\n")
+    assert role_images(tmp_path / "thing") == [
+        "{{ thing_image_repository }}/agent:{{ thing_agent_tag }}",
+        "{{ thing_image_repository }}/kube-proxy:{{ thing_kube_proxy_tag }}",
+    ]
 
 
 def test_a_role_belongs_to_its_contracts_group_or_to_that_of_its_name() -> None:
