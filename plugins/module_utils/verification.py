@@ -64,15 +64,25 @@ def endpoint_name(endpoint: Mapping[str, Any], domain: str) -> str:
     return f"{endpoint['name']}.{endpoint['service']}.{domain}"
 
 
-def endpoint_targets(endpoints: Iterable[Mapping[str, Any]], domain: str) -> list[dict[str, Any]]:
+def endpoint_targets(
+    endpoints: Iterable[Mapping[str, Any]], domain: str, hosts: Iterable[str] | None = None
+) -> list[dict[str, Any]]:
     """Return the VIP ports of the endpoints as targets of a probe; the certificate must carry the endpoint's name.
 
     An endpoint of the replicas of a single member has nobody behind it and is no target.
+
+    Args:
+        endpoints: the contract view `endpoints`.
+        domain: of the site's names.
+        hosts: those that take part in the run; an endpoint that none of them serves is no target. By default all do.
     """
+    taking_part = None if hosts is None else set(hosts)
     return [
         {"address": one["address"], "port": one["port"], "server_name": endpoint_name(one, domain)}
         for one in endpoints
-        if one["tls"] != "none" and not (one["kind"] == "replicas" and len(one["members"]) == 1)
+        if one["tls"] != "none"
+        and not (one["kind"] == "replicas" and len(one["members"]) == 1)
+        and (taking_part is None or taking_part & {member["name"] for member in one["members"]})
     ]
 
 

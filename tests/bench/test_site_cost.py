@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 BUDGET: dict[str, int] = yaml.safe_load((Path(__file__).parent / "budget.yml").read_text())
 MORE_WANTED = 60
-"""Seconds that the nodes should add to a run which changes nothing, at most. Two processors do not reach it (docs/figures.md)."""
+"""Seconds that the nodes should add, at most, to a run which changes nothing. Not reached yet (docs/figures.md)."""
 MORE_ALLOWED = 150
 """Seconds that they may add before the build fails: what was seen on a busy machine, and some."""
 HEADER = re.compile(r"^TASK \[(?:groundplane\.onprem\.(?P<role>\w+) : )?(?P<name>.*)\] \*+\s*$")

@@ -153,6 +153,22 @@ def test_replicas_of_a_single_member_are_no_target() -> None:
     ]
 
 
+def test_an_endpoint_whose_members_take_no_part_is_no_target() -> None:
+    members = [{"name": "cp1"}, {"name": "cp2"}]
+    endpoint = {
+        "name": "api",
+        "service": "kubernetes",
+        "address": "10.0.2.9",
+        "port": 6443,
+        "tls": "server",
+        "kind": "all",
+        "members": members,
+    }
+    assert len(verification.endpoint_targets([endpoint], "x")) == 1
+    assert len(verification.endpoint_targets([endpoint], "x", ["lb1", "cp2"])) == 1
+    assert verification.endpoint_targets([endpoint], "x", ["lb1"]) == []
+
+
 @pytest.mark.parametrize(
     ("identity", "who"), [("stranger", "of another CA"), ("expired", "with an expired certificate")]
 )
