@@ -106,7 +106,7 @@ def fixture(name: str) -> dict[str, Any]:
 def test_a_good_site_is_let_through(tmp_path: Path) -> None:
     run = Run(tmp_path, site())
     assert run.returncode == 0, run.output
-    assert run.touched == ["data1", "data2", "data3", "lb1", "lb2"]
+    assert run.touched == ["cp1", "cp2", "cp3", "data1", "data2", "data3", "lb1", "lb2", "worker1"]
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -141,7 +141,7 @@ def test_a_repair_goes_on_without_the_dead_and_converging_does_not(tmp_path: Pat
     assert run.refused == fixture("unreachable")["says"], run.output
     assert run.touched == []
     run = Run(tmp_path, site(dead), "-e", "preflight_purpose=repair")
-    assert run.touched == ["data1", "data2", "lb1", "lb2"], run.output
+    assert run.touched == ["cp1", "cp2", "cp3", "data1", "data2", "lb1", "lb2", "worker1"], run.output
     assert "Refused" not in run.output
 
 
