@@ -134,12 +134,12 @@ class HttpsClient:
                 # A server may close a connection that was idle; only then is a second try honest.
                 idle = kept and isinstance(error, ConnectionError | http.client.RemoteDisconnected)
                 if not idle:
-                    raise HttpsError(self.url, _cause(error), refused=_refused(error)) from error
+                    raise HttpsError(self.url, cause(error), refused=_refused(error)) from error
             try:
                 return self._exchange(method, path, body, timeout, kept=False)
             except (http.client.HTTPException, OSError) as error:
                 self.close()
-                raise HttpsError(self.url, _cause(error), refused=_refused(error)) from error
+                raise HttpsError(self.url, cause(error), refused=_refused(error)) from error
 
     def _exchange(self, method: str, path: str, body: Any, timeout: float | None, *, kept: bool) -> Answer:
         wait = self._timeout if timeout is None else timeout
@@ -227,7 +227,8 @@ def _refused(error: Exception) -> bool:
     return isinstance(error, ConnectionRefusedError)
 
 
-def _cause(error: Exception) -> str:
+def cause(error: Exception) -> str:
+    """Why a server gave no answer, in words for a message."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate was not accepted ({error.verify_message})"
     if isinstance(error, TimeoutError):

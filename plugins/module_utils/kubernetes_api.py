@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlencode, urlsplit
 
-from ansible_collections.groundplane.onprem.plugins.module_utils.json_https import origin
+from ansible_collections.groundplane.onprem.plugins.module_utils.json_https import cause, origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,6 +30,8 @@ TIMEOUT = 30.0
 """Seconds in which it must answer; the API server itself gives up a write after 34 (`--request-timeout` aside)."""
 PATIENCE = 60.0
 """Seconds after which a request that no server answered is given up."""
+CHECK_PATIENCE = 10.0
+"""The same in check mode, where the cluster may not be there yet."""
 PAUSE = 0.5
 """Seconds between two rounds over the servers."""
 PAGE = 500
@@ -258,7 +260,7 @@ class Api:
                 if kept and isinstance(error, ConnectionError | http.client.RemoteDisconnected):
                     continue  # a server may close a connection that was idle
                 again = server in problems or len(self._servers) == 1
-                problems[server] = _cause(error)
+                problems[server] = cause(error)
                 # Another time does not make a certificate valid; another server may have one that is.
                 hopeless = isinstance(error, ssl.SSLCertVerificationError) and len(problems) == len(self._servers)
                 if hopeless or time.monotonic() + PAUSE > deadline:
@@ -500,15 +502,3 @@ def _object(text: bytes) -> dict[str, Any]:
     if isinstance(value, dict):
         return cast("dict[str, Any]", value)
     return {"message": text.decode("utf-8", "replace").strip()[:300]}
-
-
-def _cause(error: Exception) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate was not accepted ({error.verify_message})"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__

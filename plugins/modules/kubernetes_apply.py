@@ -131,6 +131,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_api import (
+    CHECK_PATIENCE,
     PATIENCE,
     Api,
     ApiError,
@@ -145,9 +146,6 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_mani
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_object import difference
 from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_set import ObjectSet, Outcome, SetError
-
-CHECK_PATIENCE = 10.0
-"""Seconds in which a server must answer in check mode, where the cluster may not be there yet."""
 
 
 def answer(outcome: Outcome, requests: int) -> dict[str, Any]:

@@ -169,6 +169,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_api import (
+    CHECK_PATIENCE,
     NODES,
     PATIENCE,
     Api,
@@ -184,8 +185,6 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_node
     taint_list,
 )
 
-CHECK_PATIENCE = 10.0
-"""Seconds in which a server must answer in check mode, where the cluster may not be there yet."""
 TAINTS: dict[str, Any] = {
     "type": "list",
     "elements": "dict",
