@@ -7,13 +7,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
+import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parent.parent
 RECAP = re.compile(
@@ -169,6 +174,45 @@ class Lab:
             check=False,
         )
         return Play(done.returncode, done.stdout + done.stderr)
+
+    def play_killed(
+        self, playbook: str, *arguments: str, at: Callable[[str], bool], delay: float, log: Path
+    ) -> str | None:
+        """Start playbooks/<playbook>.yml, and kill it and its forks `delay` seconds after a line of its output.
+
+        Args:
+            playbook: its name.
+            arguments: of the run.
+            at: whether it is this line.
+            delay: seconds.
+            log: file that gets the output.
+
+        Returns:
+            That line; None for a run that ended before.
+        """
+        command = ["ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}.yml", *arguments]
+        with (
+            log.open("w") as output,
+            subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            ) as run,
+        ):
+            if run.stdout is None:
+                raise RuntimeError("the run has no output to read")
+            for line in run.stdout:
+                output.write(line)
+                if at(line):
+                    time.sleep(delay)
+                    os.killpg(run.pid, signal.SIGKILL)
+                    return line
+        return None
 
 
 def _quote(command: str) -> str:

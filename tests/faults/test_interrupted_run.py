@@ -4,18 +4,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
-import signal
-import subprocess
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import results
-from tests.lab import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,31 +41,13 @@ def changes(seed: int) -> str:
 
 def kill_at_task(lab: Lab, number: int, delay: float, variables: str, log: Path) -> str:
     """Start the site's run, kill it and its forks `delay` seconds into task `number`, and return that task's name."""
-    command = ["ansible-playbook", "-i", str(lab.inventory), "playbooks/site.yml", *HOSTS, "-e", variables]
-    with (
-        log.open("w") as output,
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=lab.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as run,
-    ):
-        if run.stdout is None:
-            raise RuntimeError("the run has no output to read")
-        seen = 0
-        for line in run.stdout:
-            output.write(line)
-            seen += line.startswith(("TASK [", "RUNNING HANDLER ["))
-            if seen == number:
-                time.sleep(delay)
-                os.killpg(run.pid, signal.SIGKILL)
-                return line.strip()
-    return "the run ended before"
+    started = itertools.count(1)
+
+    def reached(line: str) -> bool:
+        return line.startswith(("TASK [", "RUNNING HANDLER [")) and next(started) == number
+
+    line = lab.play_killed("site", *HOSTS, "-e", variables, at=reached, delay=delay, log=log)
+    return line.strip() if line else "the run ended before"
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
-import subprocess
 import time
 from typing import TYPE_CHECKING
 
@@ -19,7 +17,6 @@ import pytest
 
 from tests import results
 from tests.faults.kubernetes_clients import ApiReader, ApiWriter, fetcher, in_order
-from tests.lab import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,29 +50,11 @@ def running(cluster: Cluster) -> set[str]:
 
 def kill_in(lab: Lab, task: str, version: str, log: Path) -> bool:
     """Start an upgrade and kill it and its forks two seconds into a task; whether it came that far."""
-    command = ["ansible-playbook", "-i", str(lab.inventory), "playbooks/kubernetes_upgrade.yml", *arguments(version)]
-    with (
-        log.open("w") as output,
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=lab.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        ) as run,
-    ):
-        if run.stdout is None:
-            raise RuntimeError("the run has no output to read")
-        for line in run.stdout:
-            output.write(line)
-            if line.startswith("TASK [") and task in line:
-                time.sleep(2)
-                os.killpg(run.pid, signal.SIGKILL)
-                return True
-    return False
+
+    def reached(line: str) -> bool:
+        return line.startswith("TASK [") and task in line
+
+    return lab.play_killed("kubernetes_upgrade", *arguments(version), at=reached, delay=2, log=log) is not None
 
 
 def test_the_lab_runs_the_first_version(cluster: Cluster) -> None:
