@@ -56,6 +56,20 @@ class Attempt:
         return None if self.acked is None else self.acked - self.sent
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the writes."""
+
+    acknowledged: int
+    failed: int
+    lost: int
+    """Acknowledged, and not there."""
+    ghosts: int
+    """Not acknowledged, and there."""
+    gap: float
+    """The longest time without an acknowledgement, in seconds."""
+
+
 @dataclass
 class Record:
     """The attempts of one probe, in the order in which they ended."""
@@ -86,6 +100,22 @@ class Record:
         if self.ended is not None:
             times.append(max(times[-1], min(self.ended, until)))
         return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0)
+
+    def outcome(self, there: set[int]) -> Outcome:
+        """What became of the attempts, which were writes.
+
+        Args:
+            there: those that were found afterwards, by their numbers.
+        """
+        acknowledged = {attempt.id for attempt in self.acknowledged}
+        failed = {attempt.id for attempt in self.failed}
+        return Outcome(
+            acknowledged=len(acknowledged),
+            failed=len(failed),
+            lost=len(acknowledged - there),
+            ghosts=len(failed & there),
+            gap=round(self.longest_gap(), 3),
+        )
 
     def write(self, path: Path) -> None:
         """Keep the attempts, one JSON object a line."""

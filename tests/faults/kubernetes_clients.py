@@ -23,11 +23,11 @@ import ssl
 import sys
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.faults.drill import ACTIONS, HostProbe, wait_for
+from tests.faults.drill import ACTIONS, HostProbe, Outcome, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -180,17 +180,9 @@ def drill_accounts(cluster: Cluster, client: str) -> Iterator[Account]:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of the writes."""
+class ApiOutcome(Outcome):
+    """And how the API answered meanwhile."""
 
-    acknowledged: int
-    failed: int
-    lost: int
-    """Acknowledged, and not there."""
-    ghosts: int
-    """Not acknowledged, and there."""
-    gap: float
-    """The longest time without an acknowledgement, in seconds."""
     errors_for: float
     """Seconds from the first failed attempt to the last."""
     in_order: bool
@@ -274,7 +266,7 @@ class ApiWriter(ApiClient):
     def arguments(self) -> list[str]:
         return [self.account.namespace, self.run]
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> ApiOutcome:
         """Read all back, and remove it."""
         where = ("--namespace", self.account.namespace, "--selector", f"run={self.run}")
         cluster = self.account.cluster
@@ -283,15 +275,9 @@ class ApiWriter(ApiClient):
         )
         assert listed.returncode == 0, listed.stderr
         there = {int(name.rsplit("-", 1)[1]) for name in listed.stdout.split()}
-        acknowledged = {attempt.id for attempt in self.record.acknowledged}
-        failed = {attempt.id for attempt in self.record.failed}
         cluster.kubectl("delete", "configmaps", *where, "--wait=false", timeout=180)
-        return Outcome(
-            acknowledged=len(acknowledged),
-            failed=len(failed),
-            lost=len(acknowledged - there),
-            ghosts=len(failed & there),
-            gap=round(self.record.longest_gap(), 3),
+        return ApiOutcome(
+            **asdict(self.record.outcome(there)),
             errors_for=errors_for(self.record),
             in_order=in_order(self.record, strictly=True),
         )

@@ -13,7 +13,8 @@ from tests import results
 from tests.faults.drill import summary
 
 if TYPE_CHECKING:
-    from tests.faults.postgres_writer import Outcome, Witnesses, Writer
+    from tests.faults.drill import Outcome
+    from tests.faults.postgres_writer import Witnesses, Writer
 
 
 @dataclass

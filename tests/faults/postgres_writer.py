@@ -34,7 +34,7 @@ from tests.faults.drill import ACTIONS, HostProbe, wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.faults.drill import Attempt, Record
+    from tests.faults.drill import Attempt, Outcome, Record
     from tests.lab import Lab
 
 # ------------------------------------------------------------------------------------------------------- on the client
@@ -190,20 +190,6 @@ class Account:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of the rows."""
-
-    acknowledged: int
-    failed: int
-    lost: int
-    """Acknowledged, and not there."""
-    ghosts: int
-    """Not acknowledged, and there."""
-    gap: float
-    """The longest time without an acknowledgement, in seconds."""
-
-
 class Writer:
     """The client. Each `with` is a run of its own; `outcome` tells of the last one."""
 
@@ -263,15 +249,7 @@ class Writer:
             return done.stdout if done.returncode == 0 else ""
 
         there = set(json.loads(wait_for(read, 60, "the rows can be read")))
-        acknowledged = {attempt.id for attempt in self.record.acknowledged}
-        failed = {attempt.id for attempt in self.record.failed}
-        return Outcome(
-            acknowledged=len(acknowledged),
-            failed=len(failed),
-            lost=len(acknowledged - there),
-            ghosts=len(failed & there),
-            gap=round(self.record.longest_gap(), 3),
-        )
+        return self.record.outcome(there)
 
 
 class Witnesses:

@@ -17,7 +17,7 @@ from tests.faults.kubernetes_clients import ApiReader, ApiWriter, errors_for, fe
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.faults.kubernetes_clients import Account, ApiClient, Outcome
+    from tests.faults.kubernetes_clients import Account, ApiClient, ApiOutcome
     from tests.kubernetes import Cluster
     from tests.lab import Lab
 
@@ -81,7 +81,7 @@ class Watched:
         """The longest time from the first error to the last of any of them."""
         return max(errors_for(client.record) for client in self.clients)
 
-    def settle(self) -> list[Outcome]:
+    def settle(self) -> list[ApiOutcome]:
         """Read all back; every answer was in order."""
         assert all(in_order(reader.record, strictly=False) for reader in self.readers), "a reader went back in time"
         return [writer.outcome() for writer in self.writers]
@@ -94,7 +94,7 @@ class Figures:
         self.name = name
         self.gaps: list[float] = []
         self.errors: list[float] = []
-        self.outcomes: list[Outcome] = []
+        self.outcomes: list[ApiOutcome] = []
         self.further: dict[str, list[float]] = {}
 
     def add(self, watched: Watched, **further: float) -> None:
