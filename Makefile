@@ -6,9 +6,11 @@ SHELL       := /bin/bash
 INVENTORY ?= inventories/lab
 CACHE     := $(HOME)/.cache/groundplane
 VENV      := $(CACHE)/venv-$(shell sha256sum requirements.lock | cut -c1-12)
+# Each step of `make upgrade`: the lab is made with the first version, and goes to the others in turn.
+export GROUNDPLANE_UPGRADES ?= 1.34.2 1.34.4 1.35.4
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup lab lab-down site verify test lint docs unit integration faults bench sleep wake
+.PHONY: help setup lab lab-down site verify test lint docs unit integration faults bench upgrade sleep wake
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -25,6 +27,12 @@ lab: setup ## A whole site on this machine: hosts, networks, playbooks/site.yml,
 
 lab-down: setup ## Remove all that `make lab` created
 	ansible-playbook playbooks/lab_down.yml
+
+upgrade: setup ## A lab of an older Kubernetes, upgraded under load to the newer ones (an hour and more)
+	ansible-playbook playbooks/lab_up.yml
+	lab/artifacts/build.py .lab/bundle lab upgrade
+	ansible-playbook playbooks/site.yml -e kubernetes_version=$(firstword $(GROUNDPLANE_UPGRADES))
+	pytest -q -s tests/upgrade
 
 sleep: setup ## The lab's Kubernetes nodes stand still; run the rest with GROUNDPLANE_HOSTS='all:!kubernetes'
 	tests/sleep kubernetes
@@ -54,7 +62,7 @@ faults: setup ## Fault drills under load against the running lab, with counted w
 	pytest -q --durations=25 tests/faults
 
 bench: setup ## Speed, as ratios measured side by side
-	pytest -q -s tests/bench
+	pytest -q -s tests/bench tests/integration/test_second_run.py
 
 test: setup ## All of it, on a lab of its own run
 	tests/run

@@ -116,12 +116,14 @@ class Lab:
         named: list[dict[str, Any]] = contract.get("certificates", [])
         return named
 
-    def local(self, *argv: str, timeout: float = 120, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """A command of this machine, in the repository's root."""
+    def local(
+        self, *argv: str, timeout: float = 120, check: bool = True, environment: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """A command of this machine, in the repository's root; `environment` adds to the lab's."""
         return subprocess.run(
             argv,
             cwd=ROOT,
-            env=self.environment,
+            env=self.environment | (environment or {}),
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -160,8 +162,15 @@ class Lab:
         """A command of the container engine: `pause`, `unpause`, `kill`, `start`, ..."""
         return self.local("podman", *argv, timeout=timeout)
 
-    def play(self, playbook: str, *arguments: str, timeout: float = 1800) -> Play:
-        """Run playbooks/<playbook>.yml against the lab to its end; without `--limit` on the hosts of `pattern`."""
+    def play(self, playbook: str, *arguments: str, timeout: float = 1800, callbacks: str = "") -> Play:
+        """Run playbooks/<playbook>.yml against the lab to its end; without `--limit` on the hosts of `pattern`.
+
+        Args:
+            playbook: its name.
+            arguments: of the run.
+            timeout: seconds.
+            callbacks: plugins that add to the output, separated by commas.
+        """
         limit = [] if self.pattern == "all" or "--limit" in arguments else ["--limit", self.pattern]
         done = self.local(
             "ansible-playbook",
@@ -172,6 +181,7 @@ class Lab:
             *arguments,
             timeout=timeout,
             check=False,
+            environment={"ANSIBLE_CALLBACKS_ENABLED": callbacks} if callbacks else {},
         )
         return Play(done.returncode, done.stdout + done.stderr)
 

@@ -27,14 +27,14 @@ HOSTS = ("--limit", os.environ.get("GROUNDPLANE_INTERRUPTED_HOSTS") or "all:!kub
 """The hosts of these runs: the nodes make each of them three times as long."""
 
 
-def changes(seed: int) -> str:
-    """Variables that make a run restart, reload and rewrite something in each role; another set for each seed."""
+def changes(number: int) -> str:
+    """Variables that make a run restart, reload and rewrite something in each role; another set for each number."""
     return json.dumps(
         {
-            "host_journal_max_mb": 100 + seed,
-            "etcd_snapshot_count": 10000 + seed,
-            "postgres_parameters": {"max_worker_processes": 8 + seed, "log_min_duration_statement": 1000 + seed},
-            "load_balancer_maxconn": 2000 + seed,
+            "host_journal_max_mb": 100 + number,
+            "etcd_snapshot_count": 10000 + number,
+            "postgres_parameters": {"max_worker_processes": 8 + number, "log_min_duration_statement": 1000 + number},
+            "load_balancer_maxconn": 2000 + number,
         }
     )
 
@@ -59,29 +59,29 @@ def own_values_again(lab: Lab) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("own_values_again")
-@pytest.mark.parametrize("seed", SEEDS)
-def test_killed_run_converges(lab: Lab, postgres_writer: Writer, tmp_path: Path, seed: int) -> None:
+def test_a_run_that_is_killed_again_and_again_converges(lab: Lab, postgres_writer: Writer, tmp_path: Path) -> None:
+    """Each run has to finish what the killed ones before it began."""
     listed = lab.play("site", *HOSTS, "--list-tasks").output.splitlines()
     tasks = sum("TAGS: [" in line and not line.startswith("  play #") for line in listed)
     assert tasks > 40, listed
-    draw = random.Random(seed)
-    number, delay = draw.randint(1, tasks), draw.uniform(0, 3)
-    variables = changes(seed)
+    variables = changes(sum(SEEDS))
+    killed = []
     with postgres_writer:
-        killed = kill_at_task(lab, number, delay, variables, tmp_path / "killed.log")
+        for seed in SEEDS:
+            draw = random.Random(seed)
+            number, delay = draw.randint(1, tasks), draw.uniform(0, 3)
+            task = kill_at_task(lab, number, delay, variables, tmp_path / f"killed_{seed}.log")
+            killed.append(f"{delay:.1f} s into number {number} of {tasks}: {task}")
         again = lab.play("site", *HOSTS, "-e", variables)
-        assert again.returncode == 0, f"killed at {killed}\n{again.output[-4000:]}"
+        assert again.returncode == 0, "\n".join([*killed, again.output[-4000:]])
         idle = lab.play("site", *HOSTS, "--diff", "-e", variables)
-        assert idle.returncode == 0, f"killed at {killed}\n{idle.output[-4000:]}"
-        assert idle.changed == {}, "\n".join([f"killed at {killed}", *idle.changes])
+        assert idle.returncode == 0, "\n".join([*killed, idle.output[-4000:]])
+        assert idle.changed == {}, "\n".join([*killed, *idle.changes])
     outcome = postgres_writer.outcome()
     results.record(
-        f"interrupted_run_{seed}",
+        "interrupted_runs",
         {
-            "task": number,
-            "of": tasks,
-            "killed_at": killed,
-            "seconds_into_it": round(delay, 1),
+            "killed": killed,
             "changed_by_the_next_run": sum(again.changed.values()),
             "acknowledged": outcome.acknowledged,
             "failed": outcome.failed,

@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from tests import results
+from tests.bench.site_cost import profiled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,22 +18,38 @@ import pytest
 
 PATRONICTL = "patronictl -c /etc/patroni/config.yml"
 MANAGED_FILE = "/etc/haproxy/haproxy.cfg"
+MORE_WANTED = 60
+"""Seconds that the nodes should add, at most, to a run which changes nothing (docs/figures.md says what was seen)."""
+MORE_ALLOWED = 120
+"""Seconds that they may add before the build fails: what was seen on a busy machine, and some."""
 EDITED = ("--limit", "load_balancer:postgres")
 """The groups in which something is edited by hand: the rest of the site has been shown not to change."""
 
 
-def test_second_run_changes_nothing(lab: Lab) -> None:
-    started = time.monotonic()
-    play = lab.play("site")
-    seconds = time.monotonic() - started
-    results.record("second_run", {"seconds": round(seconds, 1), "hosts": len(play.recap)})
-    assert play.returncode == 0, play.output[-4000:]
-    assert play.changed == {}, play.output
+def test_second_run_changes_nothing_and_keeps_its_budget(lab: Lab) -> None:
+    """The whole site, and the same without its nodes while they are awake beside it: what Kubernetes adds to a run."""
+    whole, seconds = profiled(lab, "second", "--limit", "all")
+    assert whole.changed == {}, whole.output
+    rest, less = profiled(lab, "second_without_nodes", "--limit", "all:!kubernetes")
+    assert rest.changed == {}, rest.output
+    more = seconds - less
+    results.record(
+        "second_run",
+        {
+            "seconds": round(seconds, 1),
+            "hosts": len(whole.recap),
+            "without_nodes_s": round(less, 1),
+            "more_s": round(more, 1),
+            "more_s_a_node": round(more / len(lab.groups["kubernetes"]), 1),
+            "wanted_more_s": MORE_WANTED,
+            "allowed_more_s": MORE_ALLOWED,
+        },
+    )
+    assert more <= MORE_ALLOWED
 
 
 def test_check_on_the_live_site_predicts_nothing(lab: Lab) -> None:
-    play = lab.play("site", "--check", "--diff")
-    assert play.returncode == 0, play.output[-4000:]
+    play, _seconds = profiled(lab, "check", "--check", "--diff")
     assert play.changed == {}, play.output
 
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from tests.bench.test_site_cost import costs
+from tests.bench.site_cost import costs
 
 OUTPUT = """\
 TASK [groundplane.onprem.etcd : Validating arguments against arg spec 'main' - x] ***

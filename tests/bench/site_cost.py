@@ -1,30 +1,24 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a run that changes nothing costs, by role: tasks a host and seconds a host. More tasks than budgeted fail."""
+"""What a run of the site costs, by role: tasks a host and seconds a host. More tasks than budgeted fail."""
 
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
 import yaml
 
 from tests import results
 
 if TYPE_CHECKING:
-    from tests.lab import Lab
+    from tests.lab import Lab, Play
 
 BUDGET: dict[str, int] = yaml.safe_load((Path(__file__).parent / "budget.yml").read_text())
-MORE_WANTED = 60
-"""Seconds that the nodes should add, at most, to a run which changes nothing. Not reached yet (docs/figures.md)."""
-MORE_ALLOWED = 150
-"""Seconds that they may add before the build fails: what was seen on a busy machine, and some."""
 HEADER = re.compile(r"^TASK \[(?:groundplane\.onprem\.(?P<role>\w+) : )?(?P<name>.*)\] \*+\s*$")
 CLOCK = re.compile(r"\(\d+:\d\d:[\d.]+\)\s+(\d+):(\d\d):([\d.]+) \*+\s*$")
 DONE = re.compile(r"^(?:ok|changed): \[(?P<host>[^\] ]+)")
@@ -68,50 +62,17 @@ def costs(output: str) -> dict[str, Cost]:
     return found
 
 
-def profiled(lab: Lab, name: str, pattern: str, *arguments: str) -> float:
-    """A run of the site on some hosts: its costs are recorded and within budget. Gives its seconds, start included."""
+def profiled(lab: Lab, name: str, *arguments: str) -> tuple[Play, float]:
+    """A run of the site whose costs are recorded and within budget: its outcome and its seconds, start included."""
     start = time.monotonic()
-    done = subprocess.run(
-        ["ansible-playbook", "-i", str(lab.inventory), "playbooks/site.yml", "--limit", pattern, *arguments],
-        cwd=lab.directory.parent,
-        env=lab.environment | {"ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=900,
-    )
+    play = lab.play("site", *arguments, callbacks="ansible.posix.profile_tasks")
     seconds = time.monotonic() - start
-    assert done.returncode == 0, done.stdout[-3000:]
-    measured = costs(done.stdout)
+    assert play.returncode == 0, play.output[-4000:]
+    measured = costs(play.output)
     results.record(
         f"site_cost_{name}",
         {role: {"tasks_a_host": c.tasks_a_host, "seconds_a_host": c.seconds_a_host} for role, c in measured.items()},
     )
     over = {role: c.tasks_a_host for role, c in measured.items() if c.tasks_a_host > BUDGET.get(role, 0)}
     assert over == {}, "more tasks a host than tests/bench/budget.yml allows"
-    return seconds
-
-
-@pytest.mark.parametrize("mode", ["second", "check"])
-def test_a_run_without_changes_keeps_its_budget(lab: Lab, mode: str) -> None:
-    profiled(lab, mode, lab.pattern, *(["--check"] if mode == "check" else []))
-
-
-@pytest.mark.nodes
-def test_kubernetes_adds_little_to_a_run_without_changes(lab: Lab) -> None:
-    """The same run with the nodes and without them, both while the nodes are awake beside it."""
-    without = profiled(lab, "without_nodes", "all:!kubernetes")
-    whole = profiled(lab, "with_nodes", "all")
-    nodes = len(lab.groups["kubernetes"])
-    results.record(
-        "site_cost_of_kubernetes",
-        {
-            "without_s": round(without, 1),
-            "with_s": round(whole, 1),
-            "more_s": round(whole - without, 1),
-            "more_s_a_node": round((whole - without) / nodes, 1),
-            "wanted_more_s": MORE_WANTED,
-            "allowed_more_s": MORE_ALLOWED,
-        },
-    )
-    assert whole - without <= MORE_ALLOWED
+    return play, seconds
