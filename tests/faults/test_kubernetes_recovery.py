@@ -17,7 +17,7 @@ import pytest
 
 from tests import results
 from tests.faults.drill import wait_for
-from tests.faults.kubernetes_clients import ApiReader, ApiWriter, in_order
+from tests.faults.kubernetes_clients import ApiReader, ApiWriter, fetcher, in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,6 +171,34 @@ def test_a_lost_host_of_the_control_plane_is_replaced_while_clients_go_on(
     assert tokens["items"] == [], "what a node joined with is left"
     assert seconds <= SECONDS_ALLOWED
     assert writer.record.longest_gap() <= GAP_ALLOWED
+
+
+@pytest.mark.usefixtures("sound")
+def test_a_worker_leaves_and_comes_back_while_clients_go_on(lab: Lab, cluster: Cluster) -> None:
+    worker = lab.groups["kubernetes_worker"][-1]
+    with fetcher(lab, "bastion1", (*cluster.gateway, "/"), interval=0.05, patience=5) as pages:
+        pages.watch(5)
+        start = time.monotonic()
+        play(lab, "kubernetes_node_remove", kubernetes_node=worker, kubernetes_node_confirm=worker)
+        removed = time.monotonic()
+        assert worker not in {node["metadata"]["name"] for node in cluster.get("nodes")["items"]}
+        assert lab.out(worker, "pgrep -c kubelet || :") == "0"
+        play(lab, "kubernetes_node_replace", kubernetes_node=worker)
+        wait_for(lambda: f"node {worker}" not in cluster.unready(), 120, f"{worker} is Ready")
+        back = time.monotonic()
+        cluster.wait_until_sound(300)
+        pages.watch(5)
+    results.record(
+        "kubernetes_worker_removed",
+        {
+            "removed_s": round(removed - start),
+            "back_s": round(back - removed),
+            "pages": len(pages.record.attempts),
+            "pages_failed": len(pages.record.failed),
+            "first_failures": [attempt.error for attempt in pages.record.failed[:5]],
+        },
+    )
+    assert pages.record.failed == []
 
 
 @pytest.mark.usefixtures("sound")
