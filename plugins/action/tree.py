@@ -25,7 +25,12 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.tree_source imp
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-OPTIONS = frozenset({"src", "paths", "owner", "group", "mode", "directory_mode"})
+FILES = frozenset({"src", "paths", "owner", "group", "mode", "directory_mode"})
+# What the host is told as the task has it.
+PARTS = frozenset(
+    {"packages", "packages_absent", "package_lists", "kernel_settings", "units", "changed_paths", "settle"}
+)
+OPTIONS = FILES | PARTS
 DEFAULT_SRC = "tree"
 # Up to here all contents go with the first call, so that there is never a second one. Characters of compressed base64.
 INLINE_LIMIT = 256 * 1024
@@ -50,9 +55,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise AnsibleActionFail(str(error)) from error
         answer = self._converge(tree, defaults, task_vars)
         answer.pop("invocation", None)
-        changes = answer.pop("changes", [])
-        if self._task.diff and not answer.get("failed"):
-            answer["diff"] = differences(tree, changes, answer.get("created", []))
+        changes, diffs = answer.pop("changes", []), answer.pop("diffs", {})
+        if self._task.diff:
+            files = differences(tree, changes, answer.get("created", []))
+            before, after = (diffs.get("packages", []), [*diffs.get("kernel_settings", []), *diffs.get("units", [])])
+            answer["diff"] = [*before, *files, *after]
         self._notify(tree, answer)
         result.update(answer)
         return result
@@ -97,6 +104,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "owner": defaults.owner,
             "group": defaults.group,
             "directory_mode": defaults.directory_mode,
+            **{name: self._task.args[name] for name in PARTS & set(self._task.args)},
         }
         index, stream = pack(tree.contents)
         if len(stream) > INLINE_LIMIT:

@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from types import FrameType
 
 LISTS = "/var/lib/apt/lists"
 STAMP = "/var/lib/apt/lists/partial"
@@ -48,6 +50,34 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9]+)?(=[0-9A-Za-z.+:~-]+)?\Z")
 
 class PackagesError(Exception):
     """The packages cannot be as declared; the text says why."""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What is to be so.
+
+    Attributes:
+        names: packages that are installed, with `=version` where one is pinned.
+        absent: packages that are gone, with their configuration.
+        lists: package lists belong to the present sources even when nothing is lacking.
+    """
+
+    names: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    lists: bool = False
+
+    def __bool__(self) -> bool:
+        """Whether anything is declared."""
+        return bool(self.names or self.absent or self.lists)
+
+    def check(self) -> None:
+        """Refuse what cannot be, before anything is touched.
+
+        Raises:
+            PackagesError: a name is none, or is in both lists.
+        """
+        check_names([*self.names, *self.absent])
+        plan({}, self.names, self.absent)
 
 
 @dataclass(frozen=True)
@@ -262,3 +292,66 @@ def converge(runner: Runner, wanted: Plan, *, ages: Callable[[], tuple[float, li
             refreshed = True
             runner.apply(wanted)
     return refreshed
+
+
+def pending(declared: Declaration, runner: Runner | None = None) -> Plan:
+    """Look what has to be done; changes nothing.
+
+    Raises:
+        PackagesError: the declaration cannot be, or dpkg does not answer.
+    """
+    declared.check()
+    status = (runner or Runner()).status([*declared.names, *declared.absent])
+    return plan(status, declared.names, declared.absent)
+
+
+def bring(declared: Declaration, *, check: bool, runner: Runner | None = None) -> dict[str, Any]:
+    """Bring a host's packages to what is declared; give the result of the module `packages`.
+
+    Args:
+        declared: what is to be so.
+        check: only look, and ask apt whether it could.
+        runner: runs apt and dpkg.
+
+    Raises:
+        PackagesError: it cannot be done.
+    """
+    runner = runner or Runner()
+    wanted = pending(declared, runner)
+    refreshed = False
+    if wanted and check:
+        if not lists_are_old(*read_ages()):
+            runner.simulate(wanted)
+    elif wanted:
+        with interruptible():
+            refreshed = converge(runner, wanted)
+    elif declared.lists and not check and lists_are_old(*read_ages()):
+        runner.refresh()
+        refreshed = True
+    return {
+        "changed": bool(wanted),
+        "installed": list(wanted.install),
+        "removed": list(wanted.remove),
+        "refreshed": refreshed,
+        "diff": {
+            "before_header": "packages",
+            "after_header": "packages",
+            "before": "".join(f"{name}\n" for name in wanted.remove),
+            "after": "".join(f"{name}\n" for name in wanted.install),
+        },
+    }
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn signals into exceptions, so that the policy against starting services does not stay behind."""
+
+    def interrupted(number: int, _frame: FrameType | None) -> None:
+        raise PackagesError(f"interrupted by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, interrupted) for number in (signal.SIGHUP, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -46,6 +46,7 @@ class Entry:
         validate: command with one `%s`, run on the staged file; empty for none.
         secret: neither the old nor the new content may leave host and controller in a diff or a message.
         recurse: an absent directory may be removed with what is in it.
+        before_packages: it is in place before the packages of the same call are installed.
     """
 
     path: str
@@ -59,6 +60,7 @@ class Entry:
     validate: str = ""
     secret: bool = False
     recurse: bool = False
+    before_packages: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Give the entry as plain JSON types."""

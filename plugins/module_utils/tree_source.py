@@ -32,6 +32,7 @@ TEMPLATE_SUFFIX = ".j2"
 SECRET_MODE = 0o600  # unless another is declared; the task's default is meant for what anybody may read
 PATH_KEYS = frozenset(
     {
+        "before_packages",
         "content",
         "group",
         "mode",
@@ -49,9 +50,9 @@ PATH_KEYS = frozenset(
 # Which keys say something for which state. An ignored key is a misunderstanding, so it is an error.
 _KEYS_OF = {
     "file": PATH_KEYS - {"recurse", "target"},
-    "directory": frozenset({"state", "owner", "group", "mode", "notify"}),
-    "link": frozenset({"state", "owner", "group", "target", "notify"}),
-    "absent": frozenset({"state", "recurse", "notify"}),
+    "directory": frozenset({"state", "owner", "group", "mode", "notify", "before_packages"}),
+    "link": frozenset({"state", "owner", "group", "target", "notify", "before_packages"}),
+    "absent": frozenset({"state", "recurse", "notify", "before_packages"}),
     "skip": PATH_KEYS,
 }
 
@@ -178,6 +179,7 @@ def _no_file(path: str, state: State, declared: Mapping[str, Any], defaults: Def
         mode=parse_mode(declared["mode"], path) if "mode" in declared else defaults.directory_mode,
         target=target,
         recurse=_flag(declared.get("recurse", False), path, "recurse"),
+        before_packages=_flag(declared.get("before_packages", False), path, "before_packages"),
     )
 
 
@@ -223,6 +225,7 @@ def _file(path: str, declared: Mapping[str, Any], defaults: Defaults, mode: int,
         size=content[1],
         validate=_validate(declared.get("validate"), path),
         secret=secret,
+        before_packages=_flag(declared.get("before_packages", False), path, "before_packages"),
     )
 
 

@@ -57,26 +57,10 @@ def main() -> None:
         argument_spec={"keys": {"type": "list", "elements": "str", "required": True, "no_log": False}},
         supports_check_mode=True,
     )
-    keys = module.params["keys"]
     try:
-        boot = kernel_settings.of_a_boot()
-        wanted = {key: boot[key] for key in keys if key in boot}
-        different = kernel_settings.drift(wanted, kernel_settings.running(keys))
-        for key, (_, value) in different.items():
-            if not module.check_mode:
-                kernel_settings.path_of(key).write_text(f"{value}\n", encoding="utf-8")
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename}: {error.strerror}")
-    module.exit_json(
-        changed=bool(different),
-        changed_settings={key: value for key, (_, value) in different.items()},
-        diff={
-            "before_header": "running kernel",
-            "after_header": "sysctl.d",
-            "before": "".join(f"{key} = {value}\n" for key, (value, _) in different.items()),
-            "after": "".join(f"{key} = {value}\n" for key, (_, value) in different.items()),
-        },
-    )
+        module.exit_json(**kernel_settings.bring(module.params["keys"], check=module.check_mode))
+    except kernel_settings.KernelSettingsError as error:
+        module.fail_json(msg=str(error))
 
 
 if __name__ == "__main__":

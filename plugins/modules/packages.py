@@ -71,52 +71,8 @@ refreshed:
   returned: success
 """
 
-import signal
-from typing import TYPE_CHECKING, Any
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.groundplane.onprem.plugins.module_utils import debian_packages as library
-
-if TYPE_CHECKING:
-    from types import FrameType
-
-
-def interrupted(number: int, _frame: FrameType | None) -> None:
-    """Turn a signal into an exception, so that the policy against starting services does not stay behind."""
-    raise library.PackagesError(f"interrupted by {signal.Signals(number).name}")
-
-
-def run(module: AnsibleModule) -> dict[str, Any]:
-    """Converge the packages.
-
-    Raises:
-        PackagesError: it cannot be done.
-    """
-    names, absent = module.params["names"], module.params["absent"]
-    library.check_names([*names, *absent])
-    runner = library.Runner()
-    wanted = library.plan(runner.status([*names, *absent]), names, absent)
-    refreshed = False
-    if wanted and module.check_mode:
-        if not library.lists_are_old(*library.read_ages()):
-            runner.simulate(wanted)
-    elif wanted:
-        refreshed = library.converge(runner, wanted)
-    elif module.params["lists"] and not module.check_mode and library.lists_are_old(*library.read_ages()):
-        runner.refresh()
-        refreshed = True
-    return {
-        "changed": bool(wanted),
-        "installed": list(wanted.install),
-        "removed": list(wanted.remove),
-        "refreshed": refreshed,
-        "diff": {
-            "before_header": "packages",
-            "after_header": "packages",
-            "before": "".join(f"{name}\n" for name in wanted.remove),
-            "after": "".join(f"{name}\n" for name in wanted.install),
-        },
-    }
+from ansible_collections.groundplane.onprem.plugins.module_utils import debian_packages
 
 
 def main() -> None:
@@ -129,11 +85,11 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    for number in (signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, interrupted)
+    names, absent, lists = (module.params[name] for name in ("names", "absent", "lists"))
     try:
-        module.exit_json(**run(module))
-    except library.PackagesError as error:
+        declared = debian_packages.Declaration(tuple(names), tuple(absent), lists)
+        module.exit_json(**debian_packages.bring(declared, check=module.check_mode))
+    except debian_packages.PackagesError as error:
         module.fail_json(msg=str(error))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: tree
-short_description: Converges all files of a role in one task
+short_description: Brings all files of a role, its packages, kernel settings and units, in one task
 version_added: 0.1.0
 author: The groundplane authors (@groundplane)
 description:
@@ -16,6 +16,8 @@ description:
   - All or nothing. New files are staged beside their places and validated, then all are swapped by renaming. When any
     step fails, all paths are as they were before.
   - Only what differs is touched. Once a tree is too large to be sent with the call, only contents that differ travel.
+  - Packages, kernel settings and units of the same role cost no call of their own. On the host come the packages first,
+    then the files, the kernel settings and the units. When a part fails, those before it are done; a next run goes on.
 options:
   src:
     description:
@@ -34,7 +36,8 @@ options:
         (additional variables of the template), V(target) (of a link), V(validate) (a command with C(%s) for the staged
         file, run without a shell), V(secret) (no content in diffs and messages, and V("0600") unless a mode is
         declared), V(recurse) (remove a directory with its content), V(notify) (handlers that are notified when this
-        path changed).
+        path changed), V(before_packages) (in place before O(packages) are installed, as what says where they come from;
+        such paths are a set of their own).
     type: dict
     default: {}
   owner:
@@ -53,6 +56,39 @@ options:
     description: Permissions of each declared directory that names no other, and of parents that have to be made.
     type: str
     default: "0755"
+  packages:
+    description: As O(groundplane.onprem.packages#module:names).
+    type: list
+    elements: str
+    default: []
+  packages_absent:
+    description: As O(groundplane.onprem.packages#module:absent).
+    type: list
+    elements: str
+    default: []
+  package_lists:
+    description: As O(groundplane.onprem.packages#module:lists).
+    type: bool
+    default: false
+  kernel_settings:
+    description: As O(groundplane.onprem.kernel_settings#module:keys).
+    type: list
+    elements: str
+    default: []
+  units:
+    description: As O(groundplane.onprem.units#module:units). They follow the files of this call, in check mode too.
+    type: list
+    elements: dict
+    default: []
+  changed_paths:
+    description: What earlier tasks changed besides, as O(groundplane.onprem.units#module:changed_paths).
+    type: list
+    elements: path
+    default: []
+  settle:
+    description: As O(groundplane.onprem.units#module:settle).
+    type: float
+    default: 0.5
 notes:
   - A link at the place of a file is replaced, never followed. Links among a path's directories are followed when root
     made them.
@@ -63,10 +99,13 @@ attributes:
   check_mode:
     description:
       - Predicts exactly and writes nothing. Validations run on a copy in a private directory, unless the program is not
-        installed yet. Users and groups that do not exist yet are no error.
+        installed yet. Users, groups and units that do not exist yet are no error. Kernel settings are compared with
+        the files as they would be.
     support: full
   diff_mode:
-    description: Shows each file and each changed attribute, except contents of secret and binary files.
+    description: >-
+      Shows packages, each file and each changed attribute except contents of secret and binary files, kernel settings,
+      and the states of units.
     support: full
   idempotent:
     description: A second run changes nothing.
@@ -88,6 +127,14 @@ EXAMPLES = r"""
         template: limits.conf.j2
         vars: {limit: 4096}
         notify: [The instance is restarted]
+
+- name: HAProxy is installed and runs with the configuration on disk
+  groundplane.onprem.tree:
+    packages: [haproxy]
+    paths:
+      /etc/haproxy/haproxy.cfg: {mode: "0640", group: haproxy, validate: haproxy -c -f %s}
+    units:
+      - {name: haproxy.service, enabled: true, state: started, reload_on: [/etc/haproxy]}
 """
 
 RETURN = r"""
@@ -112,112 +159,67 @@ skipped_validations:
   type: list
   elements: str
   returned: success
+installed:
+  description: Packages that were installed or finished.
+  type: list
+  elements: str
+  returned: when packages are declared
+purged:
+  description: Packages that were removed.
+  type: list
+  elements: str
+  returned: when packages are declared
+refreshed:
+  description: Whether package lists were fetched.
+  type: bool
+  returned: when packages are declared
+changed_settings:
+  description: As RV(groundplane.onprem.kernel_settings#module:changed_settings).
+  type: dict
+  returned: when O(kernel_settings) are declared
+restart_required:
+  description: >-
+    As RV(groundplane.onprem.units#module:restart_required). RV(started), RV(stopped), RV(restarted), RV(reloaded),
+    RV(daemon_reloaded) and RV(units) are those of M(groundplane.onprem.units), too.
+  type: list
+  elements: str
+  returned: when O(units) are declared
 """
 
-import contextlib
-import fcntl
-import os
-import signal
-import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.groundplane.onprem.plugins.module_utils.tree_converge import Converger, Outcome, describe
-from ansible_collections.groundplane.onprem.plugins.module_utils.tree_manifest import (
-    Entry,
-    TreeError,
-    check_paths,
-    unpack,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import FrameType
-
-LOCK_DIRECTORY = "/run/groundplane"
-LOCK_SECONDS = 60
+from ansible_collections.groundplane.onprem.plugins.module_utils.debian_packages import Declaration, PackagesError
+from ansible_collections.groundplane.onprem.plugins.module_utils.kernel_settings import KernelSettingsError
+from ansible_collections.groundplane.onprem.plugins.module_utils.tree_call import Answer, Call, run
+from ansible_collections.groundplane.onprem.plugins.module_utils.tree_manifest import Entry, TreeError, unpack
+from ansible_collections.groundplane.onprem.plugins.module_utils.unit_converge import SETTLE_SECONDS, UNIT_OPTIONS
+from ansible_collections.groundplane.onprem.plugins.module_utils.unit_state import UnitError
 
 
-@contextlib.contextmanager
-def exclusive() -> Iterator[None]:
-    """Keep other runs out: this one removes what a killed run left, and must not take theirs for that.
+def call_of(module: AnsibleModule) -> Call:
+    """Read what the module's parameters declare.
 
     Raises:
-        TreeError: another run works on this host's trees for too long.
-    """
-    directory = Path(LOCK_DIRECTORY if os.geteuid() == 0 else Path.home() / ".ansible")
-    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with (directory / "tree.lock").open("w", encoding="ascii") as lock:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise TreeError(f"another tree task has been running on this host for {LOCK_SECONDS} s") from error
-                time.sleep(0.05)
-            else:
-                yield
-                return
-
-
-def heed_signals(converger: Converger) -> None:
-    """Let a lost connection or a stop undo what was begun, instead of leaving it half done."""
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        converger.interrupted = signal.Signals(number).name
-
-    for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, note)
-
-
-def summary(outcome: Outcome) -> dict[str, Any]:
-    """Give the result's keys."""
-    created = [change.entry.path for change in outcome.changes if change.found.kind == "absent"]
-    return {
-        "changed": bool(outcome.changes),
-        "changed_paths": sorted({*outcome.created_parents, *(change.entry.path for change in outcome.changes)}),
-        "created": sorted({*outcome.created_parents, *created}),
-        "removed": [change.entry.path for change in outcome.changes if change.entry.state == "absent"],
-        "skipped_validations": outcome.skipped_validations,
-    }
-
-
-def run(module: AnsibleModule) -> dict[str, Any]:
-    """Converge what the module's parameters declare.
-
-    Raises:
-        TreeError: nothing was changed, and the text says why.
+        TreeError: the controller's side is of another version, or contents did not arrive whole.
     """
     params = module.params
-    entries = [Entry.from_dict(raw) for raw in params["entries"]]
-    check_paths(entries)
-    converger = Converger(
-        entries,
-        directory_mode=params["directory_mode"],
-        owner=params["owner"],
-        group=params["group"],
+    packages = Declaration(tuple(params["packages"]), tuple(params["packages_absent"]), params["package_lists"])
+    return Call(
+        entries=[Entry.from_dict(raw) for raw in params["entries"]],
+        contents=unpack(params["index"], params["stream"]),
+        packages=packages,
         check=module.check_mode,
         diff=module._diff,  # noqa: SLF001 - how AnsibleModule tells it
         scratch=module.tmpdir,
+        **{key: params[key] for key in ("owner", "group", "directory_mode")},
+        **{key: params[key] for key in ("kernel_settings", "units", "changed_paths", "settle")},
     )
-    heed_signals(converger)
-    try:
-        outcome = converger.plan()
-        contents = unpack(params["index"], params["stream"])
-        lacking = [name for name in converger.needed() if name not in contents]
-        if lacking:
-            return {"changed": False, "needed": lacking}
-        converger.apply(contents)
-        for warning in outcome.warnings:
-            module.warn(warning)
-        result = summary(outcome)
-        if module._diff:  # noqa: SLF001 - how AnsibleModule tells it
-            result["changes"] = [describe(change) for change in outcome.changes]
-        return result
-    finally:
-        converger.close()
+
+
+def result_of(answer: Answer, *, diff: bool) -> dict[str, Any]:
+    """Give what the action plugin makes the task's result of."""
+    return {**answer.result, **({"changes": answer.changes, "diffs": answer.diffs} if diff else {})}
 
 
 def main() -> None:
@@ -230,19 +232,33 @@ def main() -> None:
             "owner": {"type": "str", "default": "root"},
             "group": {"type": "str", "default": "root"},
             "directory_mode": {"type": "int", "default": 0o755},
+            "packages": {"type": "list", "elements": "str", "default": []},
+            "packages_absent": {"type": "list", "elements": "str", "default": []},
+            "package_lists": {"type": "bool", "default": False},
+            "kernel_settings": {"type": "list", "elements": "str", "default": []},
+            "units": {"type": "list", "elements": "dict", "default": [], "options": UNIT_OPTIONS},
+            "changed_paths": {"type": "list", "elements": "path", "default": []},
+            "settle": {"type": "float", "default": SETTLE_SECONDS},
         },
         supports_check_mode=True,
         no_log=True,  # the call is not written to the journal: it is long, and says nothing that a person could read
     )
+    diff = module._diff  # noqa: SLF001 - how AnsibleModule tells it
     # Named here, or Ansible would put all parameters into the result.
     invocation = {"module_args": {"entries": len(module.params["entries"])}}
+    answer = Answer()
+    problem = ""
     try:
-        # Looking needs no lock.
-        with contextlib.nullcontext() if module.check_mode else exclusive():
-            result = run(module)
-        module.exit_json(invocation=invocation, **result)
-    except TreeError as error:
-        module.fail_json(msg=str(error), invocation=invocation)
+        run(call_of(module), answer)
+    except (TreeError, PackagesError, KernelSettingsError, UnitError) as error:
+        problem = str(error)
+    for warning in answer.warnings:
+        module.warn(warning)
+    result = result_of(answer, diff=diff)
+    if problem:
+        # With what was done before: a person wants to know, and the next run does not tell.
+        module.fail_json(msg=problem, invocation=invocation, **result)
+    module.exit_json(invocation=invocation, **result)
 
 
 if __name__ == "__main__":

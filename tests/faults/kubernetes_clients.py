@@ -267,7 +267,7 @@ class ApiWriter(ApiClient):
         return [self.account.namespace, self.run]
 
     def outcome(self) -> ApiOutcome:
-        """Read all back, and remove it."""
+        """Read all back. What was written goes with the namespace: kubectl removes one object after the other."""
         where = ("--namespace", self.account.namespace, "--selector", f"run={self.run}")
         cluster = self.account.cluster
         listed: Any = wait_for(
@@ -275,7 +275,6 @@ class ApiWriter(ApiClient):
         )
         assert listed.returncode == 0, listed.stderr
         there = {int(name.rsplit("-", 1)[1]) for name in listed.stdout.split()}
-        cluster.kubectl("delete", "configmaps", *where, "--wait=false", timeout=180)
         return ApiOutcome(
             **asdict(self.record.outcome(there)),
             errors_for=errors_for(self.record),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 STATUS = (
@@ -119,8 +121,14 @@ class FakeRunner(library.Runner):
         self.failures = failures
         self.done: list[str] = []
 
+    def status(self, names: Sequence[str]) -> dict[str, tuple[str, str]]:
+        return {name: state for name, state in library.parse_status(STATUS).items() if name in names}
+
     def refresh(self) -> None:
         self.done.append("refresh")
+
+    def simulate(self, wanted: library.Plan) -> None:
+        self.done.append(f"simulate {' '.join(wanted.install)}")
 
     def apply(self, wanted: library.Plan) -> None:
         self.done.append("apply")
@@ -153,6 +161,44 @@ def test_a_failure_after_fresh_lists_is_final(tmp_path: Path) -> None:
     with pytest.raises(library.PackagesError, match="404"):
         library.converge(runner, library.Plan(("a",)), ages=lambda: (0.0, []))
     assert runner.done == ["refresh", "apply"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "lists", "done", "told"),
+    [
+        (library.Declaration(("bash",)), 0.0, [], []),
+        (library.Declaration(("bash",), lists=True), 0.0, ["refresh"], []),
+        (library.Declaration(("bash",), lists=True), 1.0, [], []),
+        (library.Declaration(("other",), ("held",)), 1.0, ["apply"], ["simulate other"]),
+        # Check mode fetches no lists, and without lists apt knows nothing.
+        (library.Declaration(("other",), ("held",)), 0.0, ["refresh", "apply"], []),
+    ],
+)
+def test_what_is_declared_is_brought_and_check_mode_only_asks(
+    tmp_path: Path, declared: library.Declaration, lists: float, done: list[str], told: list[str]
+) -> None:
+    (tmp_path / "usr/sbin").mkdir(parents=True)
+    for check, expected in ((True, told), (False, done)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(library, "read_ages", lambda: (lists, []))
+            patch.setattr(library.converge, "__kwdefaults__", {"ages": lambda: (lists, [])})
+            runner = FakeRunner(str(tmp_path), 0)
+            result = library.bring(declared, check=check, runner=runner)
+        assert runner.done == expected
+        assert result["changed"] is ("other" in declared.names)
+        assert (result["installed"], result["removed"]) == ((["other"], ["held"]) if result["changed"] else ([], []))
+        assert result["refreshed"] is ("refresh" in expected)
+
+
+def test_a_signal_leaves_no_policy_behind(tmp_path: Path) -> None:
+    policy = tmp_path / "usr/sbin/policy-rc.d"
+    policy.parent.mkdir(parents=True)
+    before = signal.getsignal(signal.SIGTERM)
+    held = library.Runner(str(tmp_path)).nothing_starts()
+    with pytest.raises(library.PackagesError, match="interrupted by SIGTERM"), library.interruptible(), held:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert not policy.exists()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="there is no dpkg on this controller")

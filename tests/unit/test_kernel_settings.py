@@ -53,6 +53,42 @@ def test_the_later_name_holds_and_the_earlier_directory_hides(tmp_path: Path) ->
     }
 
 
+@pytest.mark.parametrize(
+    ("pending", "value"),
+    [
+        ({}, "1"),
+        ({"/etc/sysctl.d/60-ours.conf": "kernel.sysrq = 2\n"}, "2"),
+        ({"/etc/sysctl.d/70-late.conf": "kernel.sysrq = 3\n"}, "3"),
+        ({"/etc/sysctl.d/60-ours.conf": None}, "438"),
+        ({"/etc/sysctl.conf": "kernel.sysrq = 4\n", "/etc/sysctl.d/readme": "kernel.sysrq = 5\n"}, "1"),
+    ],
+)
+def test_a_boot_can_be_asked_about_files_that_are_not_there_yet(
+    tmp_path: Path, pending: dict[str, str | None], value: str
+) -> None:
+    for place, number in (("usr/lib", 438), ("etc", 1)):
+        (tmp_path / place / "sysctl.d").mkdir(parents=True)
+        (tmp_path / place / "sysctl.d/60-ours.conf").write_text(f"kernel.sysrq = {number}\n")
+    assert kernel_settings.of_a_boot(tmp_path, pending) == {"kernel.sysrq": value}
+
+
+def test_what_differs_is_set_and_shown_and_in_check_mode_only_shown(tmp_path: Path) -> None:
+    for key in ("kernel.sysrq", "kernel.panic"):
+        path = kernel_settings.path_of(key, tmp_path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1\n")
+    (tmp_path / "etc/sysctl.d").mkdir(parents=True)
+    (tmp_path / "etc/sysctl.d/60-ours.conf").write_text("kernel.sysrq = 0\nkernel.panic = 1\nkernel.unknown = 1\n")
+    keys = ["kernel.sysrq", "kernel.panic", "kernel.unknown", "kernel.elsewhere"]
+    told = kernel_settings.bring(keys, check=True, root=tmp_path)
+    assert kernel_settings.running(keys, tmp_path) == {"kernel.sysrq": "1", "kernel.panic": "1"}
+    assert kernel_settings.bring(keys, check=False, root=tmp_path) == told
+    assert (told["changed"], told["changed_settings"]) == (True, {"kernel.sysrq": "0"})
+    assert (told["diff"]["before"], told["diff"]["after"]) == ("kernel.sysrq = 1\n", "kernel.sysrq = 0\n")
+    assert kernel_settings.running(keys, tmp_path)["kernel.sysrq"] == "0"
+    assert not kernel_settings.bring(keys, check=False, root=tmp_path)["changed"]
+
+
 def test_a_setting_that_the_kernel_lacks_is_no_drift(tmp_path: Path) -> None:
     path = kernel_settings.path_of("net.ipv4.ip_forward", tmp_path)
     path.parent.mkdir(parents=True)

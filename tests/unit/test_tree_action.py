@@ -232,6 +232,16 @@ def test_diffs_are_exact(project: Project) -> None:
     assert project.tree(paths, flags=("--diff",))["diff"] == expected
 
 
+def test_the_diff_has_all_parts_of_the_call(project: Project) -> None:
+    """In check mode, so that this machine keeps its kernel's settings."""
+    path = "/etc/sysctl.d/99-groundplane-test.conf"
+    options = {"paths": {path: {"content": "kernel.panic = 4242\n"}}, "kernel_settings": ["kernel.panic"]}
+    run = project.tree(options=options, flags=("--check", "--diff"))
+    assert run["changed_settings"] == {"kernel.panic": "4242"}
+    assert [shown["after_header"] for shown in run["diff"]] == [path, path, "sysctl.d"]
+    assert "diffs" not in run.result
+
+
 def test_a_large_tree_travels_in_parts(project: Project) -> None:
     generator = random.Random(1)
     for number in range(4):
@@ -260,7 +270,7 @@ def test_secrets_are_nowhere(project: Project) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sources": "x"}, "unknown option sources; known are directory_mode, group, mode"),
+        ({"sources": "x"}, "unknown option sources; known are changed_paths, directory_mode, group"),
         ({"src": "nowhere"}, "nowhere"),
         ({"paths": ["/a"]}, "paths must be a dictionary"),
         ({"paths": {"/a": "x"}}, "paths: /a must be text, and its declaration a dictionary"),

@@ -97,7 +97,7 @@ def test_a_source_can_be_left_out_or_removed(tmp_path: Path) -> None:
         ({"a": {"content": ""}}, "a: must be an absolute path"),
         ({"/a/../b": {"content": ""}}, "/a/../b: must be an absolute path"),
         ({"/a/": {"state": "directory"}}, "/a/: must be an absolute path"),
-        ({"/a": {"contents": ""}}, "/a: unknown key contents; known are content, group"),
+        ({"/a": {"contents": ""}}, "/a: unknown key contents; known are before_packages, content, group"),
         ({"/a": {"state": "present"}}, "/a: unknown state present; known are file, directory, link, absent, skip"),
         ({"/a": {"state": "directory", "content": ""}}, "/a: content says nothing for state directory"),
         ({"/a": {"state": "absent", "mode": "0600"}}, "/a: mode says nothing for state absent"),

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from ansible_collections.groundplane.onprem.plugins.module_utils.unit_converge import plan, touched_by
 from ansible_collections.groundplane.onprem.plugins.module_utils.unit_state import (
     Record,
     Snapshot,
@@ -22,7 +23,6 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.unit_state impo
     record,
     snapshot,
 )
-from ansible_collections.groundplane.onprem.plugins.modules.units import plan, touched_by
 from hypothesis import given
 from hypothesis import strategies as st
 
