@@ -346,7 +346,7 @@ def _environment() -> dict[str, str]:
         **os.environ,
         "CGO_ENABLED": "0",
         "GOCACHE": str(CACHE / COMPILED),
-        # A compiler lives for seconds: memory is cheaper than a fifth of its time, which it would spend on collecting it.
+        # A compiler lives for seconds: memory is cheaper than the fifth of its time that it would take to collect it.
         "GOGC": os.environ.get("GOGC", "400"),
         "GOFLAGS": "-mod=readonly",
         "GOTOOLCHAIN": "local",

@@ -129,7 +129,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_api import (
     CHECK_PATIENCE,
     PATIENCE,
@@ -146,6 +145,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_mani
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_object import difference
 from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_set import ObjectSet, Outcome, SetError
+from ansible_collections.groundplane.onprem.plugins.module_utils.unlogged import UnloggedModule
 
 
 def answer(outcome: Outcome, requests: int) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def all_new(declared: list[Declared]) -> Outcome:
     return outcome
 
 
-def converge(module: AnsibleModule) -> None:
+def converge(module: UnloggedModule) -> None:
     """Converge what the module's parameters declare, and answer.
 
     Raises:
@@ -205,7 +205,7 @@ def converge(module: AnsibleModule) -> None:
 
 def main() -> None:
     """Read the call, converge, answer."""
-    module = AnsibleModule(
+    module = UnloggedModule(
         argument_spec={
             "set": {"type": "str", "required": True},
             "objects": {"type": "str", "default": "", "no_log": True},
@@ -215,7 +215,6 @@ def main() -> None:
             "prune_allow": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
-        no_log=True,  # the call is not written to the journal: it is long, and holds secrets
     )
     try:
         converge(module)

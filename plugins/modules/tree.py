@@ -188,16 +188,16 @@ restart_required:
 
 from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.groundplane.onprem.plugins.module_utils.debian_packages import Declaration, PackagesError
 from ansible_collections.groundplane.onprem.plugins.module_utils.kernel_settings import KernelSettingsError
 from ansible_collections.groundplane.onprem.plugins.module_utils.tree_call import Answer, Call, run
 from ansible_collections.groundplane.onprem.plugins.module_utils.tree_manifest import Entry, TreeError, unpack
 from ansible_collections.groundplane.onprem.plugins.module_utils.unit_converge import SETTLE_SECONDS, UNIT_OPTIONS
 from ansible_collections.groundplane.onprem.plugins.module_utils.unit_state import UnitError
+from ansible_collections.groundplane.onprem.plugins.module_utils.unlogged import UnloggedModule
 
 
-def call_of(module: AnsibleModule) -> Call:
+def call_of(module: UnloggedModule) -> Call:
     """Read what the module's parameters declare.
 
     Raises:
@@ -224,7 +224,7 @@ def result_of(answer: Answer, *, diff: bool) -> dict[str, Any]:
 
 def main() -> None:
     """Read the call, converge, answer."""
-    module = AnsibleModule(
+    module = UnloggedModule(
         argument_spec={
             "entries": {"type": "list", "elements": "dict", "required": True},
             "index": {"type": "list", "elements": "list", "default": [], "no_log": False},
@@ -241,7 +241,6 @@ def main() -> None:
             "settle": {"type": "float", "default": SETTLE_SECONDS},
         },
         supports_check_mode=True,
-        no_log=True,  # the call is not written to the journal: it is long, and says nothing that a person could read
     )
     diff = module._diff  # noqa: SLF001 - how AnsibleModule tells it
     # Named here, or Ansible would put all parameters into the result.
