@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from tests.bench.conftest import Stopwatch
 
 FILES = 50
-ROUNDS = 3
+ROUNDS = int(os.environ.get("GROUNDPLANE_RUNS", "3"))
 SHORT_RUNS = 3  # in each round, of what takes less than a second and is therefore noisy
 TARGET = "/tmp/groundplane-bench"
 UNCHANGED_AT_LEAST = 15
