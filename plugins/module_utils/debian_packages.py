@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.groundplane.onprem.plugins.module_utils import signals
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from types import FrameType
 
 LISTS = "/var/lib/apt/lists"
 STAMP = "/var/lib/apt/lists/partial"
@@ -342,16 +343,10 @@ def bring(declared: Declaration, *, check: bool, runner: Runner | None = None) -
     }
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible() -> contextlib.AbstractContextManager[None]:
     """Turn signals into exceptions, so that the policy against starting services does not stay behind."""
 
-    def interrupted(number: int, _frame: FrameType | None) -> None:
-        raise PackagesError(f"interrupted by {signal.Signals(number).name}")
+    def interrupted(name: str) -> None:
+        raise PackagesError(f"interrupted by {name}")
 
-    before = {number: signal.signal(number, interrupted) for number in (signal.SIGHUP, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    return signals.heeded(interrupted, signal.SIGHUP, signal.SIGTERM)

@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.groundplane.onprem.plugins.module_utils import debian_packages, kernel_settings
+from ansible_collections.groundplane.onprem.plugins.module_utils import debian_packages, kernel_settings, signals
 from ansible_collections.groundplane.onprem.plugins.module_utils.tree_converge import Converger, Outcome, describe
 from ansible_collections.groundplane.onprem.plugins.module_utils.tree_manifest import Entry, TreeError, check_paths
 from ansible_collections.groundplane.onprem.plugins.module_utils.unit_converge import SETTLE_SECONDS, Units, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from types import FrameType
 
 LOCK_DIRECTORY = "/run/groundplane"
 LOCK_SECONDS = 60
@@ -194,8 +193,16 @@ def bring_files(call: Call, entries: Sequence[Entry], answer: Answer) -> None:
         TreeError: none of them was changed, and the text says why.
     """
     converger = call.converger(entries, check=call.check)
+
+    def note(name: str) -> None:
+        # What was begun is undone, instead of left half done, when the connection is lost or the run stopped.
+        converger.interrupted = name
+
     # Looking needs no lock.
-    with contextlib.nullcontext() if call.check else exclusive(), heeding_signals(converger):
+    with (
+        contextlib.nullcontext() if call.check else exclusive(),
+        signals.heeded(note, signal.SIGHUP, signal.SIGTERM, signal.SIGINT),
+    ):
         try:
             outcome = converger.plan()
             lacking = [name for name in converger.needed() if name not in call.contents]
@@ -251,18 +258,3 @@ def exclusive() -> Iterator[None]:
             else:
                 yield
                 return
-
-
-@contextlib.contextmanager
-def heeding_signals(converger: Converger) -> Iterator[None]:
-    """Let a lost connection or a stop undo what was begun, instead of leaving it half done."""
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        converger.interrupted = signal.Signals(number).name
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
