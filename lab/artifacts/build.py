@@ -94,7 +94,7 @@ class Product:
         tools: package path of each tool of Go.
         versions: module path to version; of a wheel, its project.
         go: the oldest Go that builds it, such as (1, 25, 0); empty for a wheel.
-        like: product whose images it has too.
+        like: product whose images it has too, and of which it has what its own `product.yml` does not say.
         group: the set that it is in.
         ldflags: for the linker, with versions in it.
         tags: build tags.
@@ -171,16 +171,22 @@ def built_name(tool: str) -> str:
     return parts[-2] if re.fullmatch(r"v\d+", parts[-1]) and len(parts) > 1 else parts[-1]
 
 
+def _described(directory: Path) -> dict[str, Any]:
+    """What a product's `product.yml` says, and, for what it does not say, that of the product that it is like."""
+    path = directory / "product.yml"
+    raw = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if unknown := sorted(set(raw) - PRODUCT_KEYS):
+        raise BuildError(f"{directory.name}: product.yml: unknown key {', '.join(unknown)}")
+    return {**_described(directory.parent / raw["like"]), **raw} if "like" in raw else raw
+
+
 def read_product(directory: Path) -> Product:
     """Read a product's `go.mod` or `requirements.txt`, and its `product.yml`.
 
     Raises:
         BuildError: it names no tool, there is no `go.sum`, or `product.yml` has a key that is not known.
     """
-    described = directory / "product.yml"
-    raw = yaml.safe_load(described.read_text(encoding="utf-8")) if described.is_file() else {}
-    if unknown := sorted(set(raw) - PRODUCT_KEYS):
-        raise BuildError(f"{directory.name}: product.yml: unknown key {', '.join(unknown)}")
+    raw = _described(directory)
     content = {}
     for name, item in raw.get("content", {}).items():
         if unknown := sorted(set(item) - CONTENT_KEYS):

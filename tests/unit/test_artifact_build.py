@@ -118,6 +118,20 @@ def test_a_product_says_how_it_is_built_and_called(builder: Any) -> None:
         builder.read_product(directory)
 
 
+def test_a_product_has_what_it_does_not_say_from_the_one_that_it_is_like(builder: ModuleType) -> None:
+    directory = product(
+        builder, "module m\ngo 1.25\ntool example.org/x/server/v3\nrequire example.org/x/server/v3 v3.6.6\n"
+    )
+    (directory.parent / "store").mkdir()
+    (directory.parent / "store" / "product.yml").write_text(
+        "files: [ctl]\nnames: {server: store}\nldflags: ['-X x.version=v{version}']\n"
+    )
+    (directory / "product.yml").write_text("set: upgrade\nlike: store\nfiles: []\n")
+    read = builder.read_product(directory)
+    assert (read.name, read.group, read.files, read.names) == ("store", "upgrade", (), {"server": "store"})
+    assert builder.linker_flags(read) == "-s -w -buildid= -X x.version=v3.6.6"
+
+
 def test_a_wheel_is_a_product(builder: Any) -> None:
     directory = builder.HERE / "proxy"
     directory.mkdir()
