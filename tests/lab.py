@@ -162,14 +162,16 @@ class Lab:
         """A command of the container engine: `pause`, `unpause`, `kill`, `start`, ..."""
         return self.local("podman", *argv, timeout=timeout)
 
-    def play(self, playbook: str, *arguments: str, timeout: float = 1800, callbacks: str = "") -> Play:
+    def play(
+        self, playbook: str, *arguments: str, timeout: float = 1800, environment: dict[str, str] | None = None
+    ) -> Play:
         """Run playbooks/<playbook>.yml against the lab to its end; without `--limit` on the hosts of `pattern`.
 
         Args:
             playbook: its name.
             arguments: of the run.
             timeout: seconds.
-            callbacks: plugins that add to the output, separated by commas.
+            environment: adds to the lab's.
         """
         limit = [] if self.pattern == "all" or "--limit" in arguments else ["--limit", self.pattern]
         done = self.local(
@@ -181,7 +183,7 @@ class Lab:
             *arguments,
             timeout=timeout,
             check=False,
-            environment={"ANSIBLE_CALLBACKS_ENABLED": callbacks} if callbacks else {},
+            environment=environment,
         )
         return Play(done.returncode, done.stdout + done.stderr)
 

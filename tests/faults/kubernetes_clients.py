@@ -160,7 +160,7 @@ def drill_accounts(cluster: Cluster, client: str) -> Iterator[Account]:
     """Make an account, give it, and take it away."""
     namespace = f"drill-{uuid.uuid4().hex[:8]}"
     meta = {"name": "drill", "namespace": namespace}
-    rights = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create", "get", "list", "deletecollection"]}]
+    rights = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create", "get", "list"]}]
     group = "rbac.authorization.k8s.io"
     cluster.apply(
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},

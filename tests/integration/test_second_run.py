@@ -26,6 +26,7 @@ EDITED = ("--limit", "load_balancer:postgres")
 """The groups in which something is edited by hand: the rest of the site has been shown not to change."""
 
 
+@pytest.mark.nodes
 def test_second_run_changes_nothing_and_keeps_its_budget(lab: Lab) -> None:
     """The whole site, and the same without its nodes while they are awake beside it: what Kubernetes adds to a run."""
     whole, seconds = profiled(lab, "second", "--limit", "all")

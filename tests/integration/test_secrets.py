@@ -101,23 +101,14 @@ def test_sampler_sees_a_secret_in_the_argv_of_a_host(lab: Lab, host: str) -> Non
 @pytest.mark.parametrize("pattern", PARTS)
 def test_run_shows_no_secret(lab: Lab, canaries: dict[str, str], tmp_path: Path, pattern: str) -> None:
     log = tmp_path / "ansible.log"
-    environment = lab.environment | {"ANSIBLE_LOG_PATH": str(log)}
     # The second run fails on purpose, in the task that handles passwords: no such template database exists.
     broken = json.dumps({"postgres_databases": [{"name": "canary", "template": "no_such_template"}]})
     output = ""
     runs = [["--limit", pattern], *([["--limit", "postgres", "-e", broken]] if pattern != NODES else [])]
     with sampled(canaries) as hits:
         for extra in runs:
-            done = subprocess.run(
-                ["ansible-playbook", "-i", str(lab.inventory), "playbooks/site.yml", "-vvvv", "--diff", *extra],
-                cwd=lab.directory.parent,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=900,
-            )
-            output += done.stdout + done.stderr
+            done = lab.play("site", "-vvvv", "--diff", *extra, timeout=900, environment={"ANSIBLE_LOG_PATH": str(log)})
+            output += done.output
             assert (done.returncode != 0) == ("-e" in extra), output[-3000:]
     shown = [name for name, value in canaries.items() if value in output or value in log.read_text()]
     assert shown == []
