@@ -138,6 +138,19 @@ TLS = choice("mutual", "server", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """A site-wide variable and the value that it must have."""
+
+    variable: str = field(metadata={"rule": NAME})
+    is_: str = field(metadata={"rule": text()})
+    default: str = field(metadata={"rule": text()})  # what a site that does not set the variable has
+
+    def holds(self, variables: Mapping[str, Any]) -> bool:
+        """Whether it does, among the variables of any host."""
+        return str(variables.get(self.variable, self.default)) == self.is_
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Listen:
     """A port (or VRRP) that the service opens, and who may connect to it."""
 
@@ -150,6 +163,7 @@ class Listen:
     from_: tuple[str, ...] = field(default=(), metadata={"rule": NAMES})  # groups, all, any, pods
     from_networks: tuple[str, ...] = field(default=(), metadata={"rule": NAMES})
     authority: str | None = field(default=None, metadata={"rule": PATH})  # None: the site's anchor
+    when: Condition | None = field(default=None, metadata={"rule": section(Condition)})  # None: always
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,6 +293,11 @@ class Contract:
             if listen.name == name:
                 return listen
         raise KeyError(name)
+
+    def under(self, variables: Mapping[str, Any]) -> Contract:
+        """The contract as it is on a site with these variables: without ports that are not open there."""
+        open_ = tuple(listen for listen in self.listens if listen.when is None or listen.when.holds(variables))
+        return self if len(open_) == len(self.listens) else dataclasses.replace(self, listens=open_)
 
     def as_mapping(self) -> dict[str, Any]:
         """The contract as plain data with the keys of the file and every default filled in."""
@@ -452,6 +471,7 @@ def _cross_check(contract: Contract, problems: list[str]) -> None:
     """The rules between keys of one contract."""
     _check_listens(contract, problems)
     _check_references(contract, problems)
+    _check_certificates(contract, problems)
     for index, endpoint in enumerate(contract.endpoints):
         if endpoint.check is None and endpoint.members != "all":
             problems.append(f"endpoints[{index}].check: missing, and members: {endpoint.members} needs one")
@@ -484,19 +504,21 @@ def _check_listens(contract: Contract, problems: list[str]) -> None:
             problems.append(f"{at}.reason: missing, and tls: {listen.tls} needs one")
         if listen.authority is not None and listen.tls == "none":
             problems.append(f"{at}.authority: nobody vouches for a port with tls: none")
-        places.append((listen.protocol, str(listen.port), listen.network or ""))
+        sometimes = f"when {listen.when.variable} is {listen.when.is_}" if listen.when else ""
+        places.append((listen.protocol, str(listen.port), listen.network or "", sometimes))
     _check_unique("listens", places, problems)
 
 
 def _check_references(contract: Contract, problems: list[str]) -> None:
     listens = {listen.name: listen for listen in contract.listens}
-    endpoints = [endpoint.name for endpoint in contract.endpoints]
 
     def refer(at: str, name: str) -> None:
         if name not in listens:
             problems.append(f"{at}: no listen is named {name!r}{nearest(name, listens)}")
         elif listens[name].protocol != "tcp":
             problems.append(f"{at}: {name!r} is not a TCP listen")
+        elif listens[name].when is not None:
+            problems.append(f"{at}: {name!r} is not on every site: it has a condition")
 
     for index, endpoint in enumerate(contract.endpoints):
         refer(f"endpoints[{index}].listen", endpoint.listen)
@@ -504,6 +526,10 @@ def _check_references(contract: Contract, problems: list[str]) -> None:
             refer(f"endpoints[{index}].check.listen", endpoint.check.listen)
     for index, metrics in enumerate(contract.metrics):
         refer(f"metrics[{index}].listen", metrics.listen)
+
+
+def _check_certificates(contract: Contract, problems: list[str]) -> None:
+    endpoints = [endpoint.name for endpoint in contract.endpoints]
     for index, certificate in enumerate(contract.certificates):
         for position, name in enumerate(certificate.endpoints):
             if name not in endpoints:

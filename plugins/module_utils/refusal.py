@@ -33,6 +33,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.site import (
     SITE_VARIABLES,
     Site,
     SiteError,
+    conditions,
 )
 
 if TYPE_CHECKING:
@@ -686,6 +687,21 @@ def table_key(situation: Situation) -> Iterator[str]:
 
 
 @rule()
+def condition(situation: Situation) -> Iterator[str]:
+    """Which ports are open depends on some variables; all firewalls of a site must go by the same values."""
+    for name in sorted({one.variable for one in conditions(situation.contracts)}):
+        values = {host: str(situation.value(host, name)) for host in situation.variables}
+        if len(set(values.values())) > 1:
+            said = {
+                value: _who(situation, [host for host in values if values[host] == value]) for value in values.values()
+            }
+            yield (
+                f"{name} is {' and '.join(f'{value} for {hosts}' for value, hosts in said.items())}: "
+                "set it for all hosts, in group_vars/all, because each host's firewall goes by it."
+            )
+
+
+@rule()
 def patroni_timers(situation: Situation) -> Iterator[str]:
     """A slow store must not demote a healthy primary: loop_wait + 2 * retry_timeout <= ttl, ttl >= 20 (Patroni)."""
     names = ("postgres_ttl", "postgres_loop_wait", "postgres_retry_timeout")
@@ -776,6 +792,20 @@ def _places(situation: Situation) -> dict[str, ipaddress.IPv4Network | ipaddress
         if number is not None and not any(number in net for net in networks):
             places[owner] = ipaddress.ip_network(number)
     return places
+
+
+@rule()
+def kubernetes_etcd(situation: Situation) -> Iterator[str]:
+    """A control plane without an etcd of its own is told which one is its."""
+    members = list(dict.fromkeys(situation.members("kubernetes_control_plane")))
+    outside = [host for host in members if situation.value(host, "kubernetes_control_plane_etcd") == "external"]
+    told = "kubernetes_control_plane_etcd_endpoints"
+    lost = [host for host in outside if not situation.members("etcd") and not situation.value(host, told)]
+    if lost:
+        yield (
+            f"{_who(situation, lost)}: kubernetes_control_plane_etcd is external, and group etcd has no host: "
+            f"list the URLs of its members in {told}."
+        )
 
 
 @rule()

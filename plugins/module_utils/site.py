@@ -24,7 +24,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from ansible_collections.groundplane.onprem.plugins.module_utils.contract import Contract, Endpoint, Listen
+    from ansible_collections.groundplane.onprem.plugins.module_utils.contract import (
+        Condition,
+        Contract,
+        Endpoint,
+        Listen,
+    )
 
 HOST_VARIABLES = ("host_addresses", "host_primary_network", "host_zone")
 SITE_VARIABLES = ("site_networks", "site_vips", "site_domain", "kubernetes_pod_subnet")
@@ -174,7 +179,8 @@ class Site:
             contracts: by service name, as `contract.discover` returns them.
             groups: group name to host names.
             hostvars: of each host `host_addresses`, `host_primary_network`, `host_zone`.
-            variables: `site_networks`, `site_vips`, `site_domain`, and `kubernetes_pod_subnet` where there are pods.
+            variables: `site_networks`, `site_vips`, `site_domain`, `kubernetes_pod_subnet` where there are pods, and
+                those that contracts have conditions on.
 
         Raises:
             SiteError: a host without addresses, or whose primary network is none of its legs.
@@ -197,6 +203,7 @@ class Site:
         }
         members = {str(group): [str(name) for name in names if name in hosts] for group, names in groups.items()}
         domain, pods = (str(variables.get(key) or "") for key in ("site_domain", "kubernetes_pod_subnet"))
+        contracts = {name: contract.under(variables) for name, contract in contracts.items()}
         return cls(contracts, members, hosts, networks, vips, domain, pods)
 
     @classmethod
@@ -223,7 +230,8 @@ class Site:
         for name in groups["all"]:
             values = hostvars[name]
             hosts[name] = {key: values[key] for key in HOST_VARIABLES if key in values}
-        return cls.from_inventory(contracts, groups, hosts, {key: own[key] for key in SITE_VARIABLES if key in own})
+        wanted = {*SITE_VARIABLES, *(condition.variable for condition in conditions(contracts))}
+        return cls.from_inventory(contracts, groups, hosts, {key: own[key] for key in wanted if key in own})
 
     # ------------------------------------------------------------------------------------------------------- membership
 
@@ -544,6 +552,11 @@ class Site:
             for secret in self.contracts[name].secrets
             if self.group(self.contracts[name].group)
         ]
+
+
+def conditions(contracts: Mapping[str, Contract]) -> set[Condition]:
+    """What some port of some service depends on."""
+    return {listen.when for contract in contracts.values() for listen in contract.listens if listen.when is not None}
 
 
 def _behind(endpoint: Endpoint) -> list[str]:

@@ -81,6 +81,7 @@ def test_as_mapping_is_a_contract_again_and_json() -> None:
 LISTEN = {"name": "api", "port": 80, "tls": "mutual"}
 ENDPOINT = {"name": "web", "vip": "public", "port": 443, "listen": "api"}
 CERTIFICATE = {"name": "thing", "directory": "/etc/thing"}
+SOMETIMES = {"variable": "a", "is": "b", "default": "c"}
 
 BROKEN: list[tuple[dict[str, Any], list[str]]] = [
     ({"sevice": 1}, ["sevice: unknown key, did you mean service?"]),
@@ -104,6 +105,9 @@ BROKEN: list[tuple[dict[str, Any], list[str]]] = [
     ({"listens": [{**LISTEN, "from": ["Data Base"]}]}, ["listens[0].from[0]: 'Data Base' is not a name of lower-case letters, digits and underscores"]),
     ({"listens": [LISTEN, {**LISTEN, "port": 81}]}, ["listens[1]: the same api as listens[0]"]),
     ({"listens": [LISTEN, {**LISTEN, "name": "b"}]}, ["listens[1]: the same tcp 80 as listens[0]"]),
+    ({"listens": [{**LISTEN, "when": {"variable": "a", "is": "b"}}]}, ["listens[0].when.default: missing"]),
+    ({"listens": [{**LISTEN, "when": SOMETIMES}, {**LISTEN, "name": "b", "when": SOMETIMES}]}, ["listens[1]: the same tcp 80 when a is b as listens[0]"]),
+    ({"listens": [{**LISTEN, "when": SOMETIMES}], "endpoints": [ENDPOINT]}, ["endpoints[0].listen: 'api' is not on every site: it has a condition"]),
     ({"listens": "api"}, ["listens: 'api' is not a list"]),
     ({"listens": ["api"]}, ["listens[0]: 'api' is not a mapping"]),
     ({"endpoints": [{**ENDPOINT, "listen": "apo"}]}, ["endpoints[0].listen: no listen is named 'apo', did you mean api?"]),

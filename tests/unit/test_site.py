@@ -310,6 +310,24 @@ def test_ipv6_and_ipv4_do_not_meet_in_a_rule() -> None:
 
 
 @pytest.mark.parametrize(
+    ("variables", "ports"),
+    [({}, {"own": 1}), ({"store": "own"}, {"own": 1}), ({"store": "other"}, {"other": 1}), ({"store": "none"}, {})],
+    ids=str,
+)
+def test_a_port_with_a_condition_is_open_only_where_it_holds(variables: dict[str, str], ports: dict[str, int]) -> None:
+    """Also when the condition is on what the inventory leaves to the role's default."""
+    sometimes = [
+        {**listen(value, 1, "any"), "when": {"variable": "store", "is": value, "default": "own"}}
+        for value in ("own", "other")
+    ]
+    contracts = {"a": contract("a", listens=sometimes)}
+    host = {"host_addresses": {"n": "192.0.2.1"}, "host_primary_network": "n", **variables}
+    site = Site.from_hostvars(contracts, {"a": ["one"], "all": ["one"]}, {"one": host}, "one")
+    assert {found["name"]: found["port"] for found in site.listens("one")} == ports
+    assert len(site.firewall("one")["inbound"]) == len(ports)
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({}, "h: host_addresses is missing: give it the name and address of each leg"),
