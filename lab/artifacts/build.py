@@ -4,16 +4,16 @@
 """Builds the bundle of artifacts that a site takes from the origin `modules`.
 
 Each directory beside this file is one product. With a `go.mod`: the tools that its `tool` lines name, at the versions
-of `go.mod`, from sources whose checksums are in `go.sum`. With a `requirements.txt`: what one wheel holds. Its
-`product.yml` says the rest, and `images.yml` which images are made of the products. The same inputs and the same tools
-give the same bytes.
+of `go.mod`, from sources whose checksums are in `go.sum`. With a `requirements.txt`: what one wheel holds. With a
+`pom.xml`: the jars of its runtime, whose checksums are in `maven.lock`, in one archive. Its `product.yml` says the
+rest, and `images.yml` which images are made of the products. The same inputs and the same tools give the same bytes.
 
 Usage: lab/artifacts/build.py BUNDLE_DIRECTORY [SET ...]
 
 A product is in the set `lab`, which is the default, unless its `product.yml` names another. The bundle holds one file a
-tool, `<tool>-<version>`, and one an image, `<name>-<tag>.oci.tar`; their checksums in `SHA256SUMS`; what they are made
-of in `sbom.cdx.json` (CycloneDX 1.6); and in `artifacts.yml` what an inventory gives to role mirror. What was built
-before comes from `~/.cache/groundplane/artifacts`.
+tool, `<tool>-<version>`, one a set of jars, `<product>-<version>.tar`, and one an image, `<name>-<tag>.oci.tar`; their
+checksums in `SHA256SUMS`; what they are made of in `sbom.cdx.json` (CycloneDX 1.6); and in `artifacts.yml` what an
+inventory gives to role mirror. What was built before comes from `~/.cache/groundplane/artifacts`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jars
 import oci
 import yaml
 
@@ -45,6 +46,8 @@ HERE = Path(__file__).resolve().parent
 CACHE = Path("~/.cache/groundplane/artifacts").expanduser()
 # What Go compiled, for all products of one run: as large as ten bundles, so it goes when the bundle is whole.
 COMPILED = "go-build"
+# What Maven fetched, its own plugins among it.
+MAVEN = "maven"
 FLAGS = ("-trimpath",)
 LINKER_FLAGS = ("-s", "-w", "-buildid=")
 SUMS = "SHA256SUMS"
@@ -53,6 +56,10 @@ INDEX = "artifacts.yml"
 DEFAULT_SET = "lab"
 PRODUCT_KEYS = frozenset({"content", "files", "ldflags", "like", "names", "set", "tags", "version"})
 CONTENT_KEYS = frozenset({"module", "path", "without"})
+# Maven puts jars in the layout of a repository by this plugin, whose version is pinned as it is part of how we build.
+COPY_JARS = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+MANIFESTS = ("go.mod", "requirements.txt", "pom.xml")
+"""A directory with one of them is a product."""
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 # Of Debian's packages: what no container reads, and what is another one's on each start.
 UNWANTED = re.compile(
@@ -93,7 +100,8 @@ class Product:
         directory: where it is.
         tools: package path of each tool of Go.
         versions: module path to version; of a wheel, its project.
-        go: the oldest Go that builds it, such as (1, 25, 0); empty for a wheel.
+        go: the oldest Go that builds it, such as (1, 25, 0); empty for what Go does not build.
+        jars: path in a repository of Maven to SHA-256.
         like: product whose images it has too, and of which it has what its own `product.yml` does not say.
         group: the set that it is in.
         ldflags: for the linker, with versions in it.
@@ -116,6 +124,7 @@ class Product:
     files: tuple[str, ...] | None = None
     content: dict[str, Content] = field(default_factory=dict)
     own_version: str = ""
+    jars: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -124,7 +133,7 @@ class Product:
 
     @property
     def version(self) -> str:
-        """Version of its first tool, without the `v`.
+        """Version of its first tool, without the `v`; of jars, that of their `pom.xml`.
 
         Raises:
             BuildError: see `version_of`.
@@ -181,10 +190,10 @@ def _described(directory: Path) -> dict[str, Any]:
 
 
 def read_product(directory: Path) -> Product:
-    """Read a product's `go.mod` or `requirements.txt`, and its `product.yml`.
+    """Read a product's `go.mod`, `requirements.txt` or `pom.xml`, and its `product.yml`.
 
     Raises:
-        BuildError: it names no tool, there is no `go.sum`, or `product.yml` has a key that is not known.
+        BuildError: it names no tool, there is no `go.sum` or `maven.lock`, or `product.yml` has an unknown key.
     """
     raw = _described(directory)
     content = {}
@@ -208,7 +217,24 @@ def read_product(directory: Path) -> Product:
         if len(pinned) != 1 or not content:
             raise BuildError(f"{directory.name}: requirements.txt pins no single wheel, or nothing is taken from it")
         return Product(directory, (), dict(pinned), (), **said)
+    if (directory / "pom.xml").is_file():
+        return _read_jars(directory, said)
     return _read_go(directory, said)
+
+
+def _read_jars(directory: Path, said: dict[str, Any]) -> Product:
+    # The version of the file itself is the first: there is no parent, and what is required is further down.
+    version = re.search(r"<version>([\w.-]+)</version>", (directory / "pom.xml").read_text(encoding="utf-8"))
+    lock = directory / "maven.lock"
+    if version is None or not lock.is_file():
+        raise BuildError(
+            f"{directory.name}: pom.xml has no version, or there is no maven.lock with the checksums of its jars"
+        )
+    try:
+        locked = jars.parse_lock(lock.read_text(encoding="utf-8"))
+    except jars.JarError as error:
+        raise BuildError(f"{directory.name}: {error}") from error
+    return Product(directory, (), {directory.name: version[1]}, (), **said, jars=locked)
 
 
 def _read_go(directory: Path, said: dict[str, Any]) -> Product:
@@ -312,6 +338,8 @@ def build(product: Product) -> Built:
     def make(out: Path) -> None:
         if product.tools:
             _build_tools(product, go, out)
+        if product.jars:
+            _pack_jars(product, out)
         _take_content(product, go, out)
 
     done = cached(Path(product.directory.name), inputs, make)
@@ -366,6 +394,47 @@ def _build_tools(product: Product, go: str, out: Path) -> None:
     run([*command, "tool"], product.directory.name, product.directory, _environment())
     for own, name in product.names.items():
         (out / own).rename(out / name)
+
+
+def resolve_jars(directory: Path, target: Path) -> dict[str, str]:
+    """Let Maven bring the jars that a product's `pom.xml` needs at run time, unverified.
+
+    Args:
+        directory: of the product.
+        target: where they are put, laid out as a repository.
+
+    Returns:
+        Path to SHA-256.
+
+    Raises:
+        BuildError: there is no Maven, or it cannot have them.
+    """
+    settings = {"includeScope": "runtime", "mdep.useRepositoryLayout": "true", "outputDirectory": str(target)}
+    run_maven(directory, COPY_JARS, settings)
+    return jars.sums_of(target)
+
+
+def run_maven(directory: Path, goal: str, settings: Mapping[str, str]) -> None:
+    """Run a goal of Maven on a product, with a repository of our own: nothing that another build left is taken.
+
+    Raises:
+        BuildError: there is no Maven, or it fails.
+    """
+    name = directory.name
+    if shutil.which("mvn") is None:
+        raise BuildError(f"{name}: there is no mvn on this machine: install Debian's maven, as lab/setup does")
+    command = ["mvn", "--batch-mode", "--quiet", "--update-snapshots", "--file", str(directory / "pom.xml"), goal]
+    given = {"maven.repo.local": str(CACHE / MAVEN), **settings}
+    run([*command, *(f"-D{key}={value}" for key, value in given.items())], name)
+
+
+def _pack_jars(product: Product, out: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=out.parent) as unpacked:
+        try:
+            jars.check(resolve_jars(product.directory, Path(unpacked)), product.jars)
+            jars.write_archive(Path(unpacked), product.jars, out / f"{product.name}.tar")
+        except jars.JarError as error:
+            raise BuildError(f"{product.directory.name}: {error}") from error
 
 
 def _take_content(product: Product, go: str, out: Path) -> None:
@@ -586,6 +655,18 @@ def go_components(go: str, binary: Path) -> list[dict[str, Any]]:
     return components
 
 
+def jar_components(locked: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The jars of a lock file; CycloneDX components."""
+    found = [(*jars.coordinates(path), sha256) for path, sha256 in sorted(locked.items())]
+    return [
+        {
+            **_library(f"{group}:{name}", version, f"pkg:maven/{group}/{name}@{version}"),
+            "hashes": [{"alg": "SHA-256", "content": sha256}],
+        }
+        for group, name, version, sha256 in found
+    ]
+
+
 def lock_components(lock: str) -> list[dict[str, Any]]:
     """The Python packages of a lock file; CycloneDX components."""
     pinned = re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", lock, re.MULTILINE)
@@ -661,6 +742,19 @@ class Bundle:
                 }
             )
 
+    def add_jars(self, built: Built) -> None:
+        """Add the archive of a product's jars."""
+        product = built.product
+        if not product.jars:
+            return
+        name, version = product.name, product.version
+        path, archive = f"{name}-{version}.tar", f"{name}.tar"
+        self._place(path, built.directory / archive, built.digests[archive])
+        self.parts[path] = (built.digests[archive], jar_components(product.jars))
+        self.index.append(
+            {"name": name, "version": version, "path": path, "destination": f"files/{name}/{version}/{archive}"}
+        )
+
     def add_image(self, packed: Packed, product: Product | None, repository: str) -> None:
         """Add an image."""
         self._place(packed.file, packed.archive, packed.sha256)
@@ -726,7 +820,7 @@ def bundle(directory: Path, sets: Iterable[str] = (DEFAULT_SET,)) -> dict[str, s
     products = [
         product
         for path in sorted(HERE.iterdir())
-        if (path / "go.mod").is_file() or (path / "requirements.txt").is_file()
+        if any((path / manifest).is_file() for manifest in MANIFESTS)
         for product in [read_product(path)]
         if product.group in sets
     ]
@@ -740,6 +834,7 @@ def bundle(directory: Path, sets: Iterable[str] = (DEFAULT_SET,)) -> dict[str, s
         print(f"{product.directory.name} {product.version}", file=sys.stderr, flush=True)
         ready.append(build(product))
         made.add_tools(ready[-1])
+        made.add_jars(ready[-1])
     for image in plan.images:
         for built in [built for built in ready if built.product.name == image.product] if image.product else [None]:
             packed = pack(image, built, plan)

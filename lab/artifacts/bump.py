@@ -6,8 +6,9 @@
 Usage: lab/artifacts/bump.py [PRODUCT ...]
        lab/artifacts/bump.py --write PRODUCT [VERSION]
 
-Go asks its module proxy. The first form prints the newest release of the same minor and of all. The second writes
-`go.mod` and `go.sum` for the newest of the same minor, or for VERSION; what the release itself requires follows it.
+Go asks its module proxy, Maven its repositories. The first form prints the newest release of the same minor and of all.
+The second writes `go.mod` and `go.sum`, or `pom.xml` and `maven.lock`, for the newest of the same minor, or for
+VERSION; what the release itself requires follows it.
 What else has to change (a tag in `images.yml`, a variable of a role) is for a person to see: the diff is small.
 """
 
@@ -16,9 +17,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 import build
+import jars
+
+# Asks for all versions of what a pom.xml requires; what it found stays in Maven's own repository, where we read it.
+ASK_VERSIONS = "org.codehaus.mojo:versions-maven-plugin:2.18.0:display-dependency-updates"
 
 
 def modules_of(product: build.Product) -> list[str]:
@@ -120,6 +126,66 @@ def propose(product: build.Product, go: str) -> str:
     return f"{product.directory.name}: {'; '.join(found)}"
 
 
+def jars_listed(product: build.Product) -> list[str]:
+    """Versions that Maven's repositories have of the first thing that a product's `pom.xml` requires, with a `v`.
+
+    Raises:
+        BuildError: it requires nothing, or Maven fails.
+    """
+    found = re.search(
+        r"<dependency>\s*<groupId>([^<]+)</groupId>\s*<artifactId>([^<]+)</artifactId>",
+        (product.directory / "pom.xml").read_text(encoding="utf-8"),
+    )
+    if found is None:
+        raise build.BuildError(f"{product.directory.name}: pom.xml requires nothing")
+    build.run_maven(product.directory, ASK_VERSIONS, {})
+    place = build.CACHE / build.MAVEN / found[1].replace(".", "/") / found[2]
+    texts = [path.read_text(encoding="utf-8") for path in sorted(place.glob("maven-metadata-*.xml"))]
+    return [f"v{version}" for text in texts for version in re.findall(r"<version>([^<]+)</version>", text)]
+
+
+def moved_pom(text: str, version: str) -> str:
+    """A product's `pom.xml` for another release: its own version is the first in it, and what follows refers to that.
+
+    Args:
+        text: of the file.
+        version: without the `v`.
+    """
+    return re.sub(r"<version>[\w.-]+</version>", f"<version>{version}</version>", text, count=1)
+
+
+def write_jars(product: build.Product, version: str) -> None:
+    """Move a product of jars to another release, and write down what Maven brings for it.
+
+    Args:
+        product: it.
+        version: without the `v`.
+
+    Raises:
+        BuildError: there is no such release; `pom.xml` is then as it was.
+    """
+    pom = product.directory / "pom.xml"
+    before = pom.read_text(encoding="utf-8")
+    pom.write_text(moved_pom(before, version), encoding="utf-8")
+    with tempfile.TemporaryDirectory() as target:
+        try:
+            sums = build.resolve_jars(product.directory, Path(target))
+        except build.BuildError:
+            pom.write_text(before, encoding="utf-8")
+            raise
+    (product.directory / "maven.lock").write_text(jars.lock_text(sums), encoding="utf-8")
+
+
+def bump_jars(product: build.Product, *, writes: bool, version: str) -> str:
+    """One line on a product of jars, which is moved first when that is asked for."""
+    versions = jars_listed(product)
+    if writes:
+        write_jars(product, version or newer(f"v{product.version}", versions)[0].removeprefix("v") or product.version)
+        product = build.read_product(product.directory)
+    choices = ", ".join(dict.fromkeys(filter(None, newer(f"v{product.version}", versions)))) or "nothing newer"
+    return f"{product.directory.name}: v{product.version}: {choices}"
+
+
 def main() -> int:
     """Do what the command line says."""
     words = sys.argv[1:]
@@ -127,10 +193,14 @@ def main() -> int:
         print((__doc__ or "").split("\n\n")[1], file=sys.stderr)
         return 2
     writes = words[:1] == ["--write"]
-    chosen = words[1:2] if writes else words or sorted(path.parent.name for path in build.HERE.glob("*/go.mod"))
+    manifests = [path for name in ("go.mod", "pom.xml") for path in build.HERE.glob(f"*/{name}")]
+    chosen = words[1:2] if writes else words or sorted(path.parent.name for path in manifests)
     try:
         for name in chosen:
             product = build.read_product(build.HERE / name)
+            if product.jars:
+                print(bump_jars(product, writes=writes, version="".join(words[2:]).removeprefix("v")))
+                continue
             go = build.find_go(product.go)
             if product.own_version or not product.tools:
                 continue

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ import pytest
 import yaml
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,9 +84,9 @@ def test_what_is_incomplete_is_refused_by_name(builder: Any) -> None:
 
 def test_every_product_of_the_repository_is_read(builder: Any) -> None:
     artifacts = ROOT / "lab/artifacts"
-    directories = {path.parent for name in ("go.mod", "requirements.txt") for path in artifacts.glob(f"*/{name}")}
+    directories = {path.parent for name in builder.MANIFESTS for path in artifacts.glob(f"*/{name}")}
     products = [builder.read_product(directory) for directory in sorted(directories)]
-    assert {"kubernetes", "envoy"} <= {product.name for product in products}
+    assert {"kubernetes", "envoy", "kafka"} <= {product.name for product in products}
     contents: dict[str, set[str]] = {}
     for product in products:
         assert all(product.version_of(tool) for tool in product.tools)
@@ -140,6 +143,124 @@ def test_a_wheel_is_a_product(builder: Any) -> None:
         builder.read_product(directory)
     (directory / "product.yml").write_text("content: {proxy: {path: bin/proxy}}\n")
     assert builder.read_product(directory).version == "1.39.3"
+
+
+POM = """<project>
+  <artifactId>log</artifactId>
+  <version>4.4.0</version>
+  <dependencies>
+    <dependency><groupId>org.example</groupId><artifactId>log_2.13</artifactId><version>${project.version}</version></dependency>
+    <dependency><groupId>org.example</groupId><artifactId>other</artifactId><version>1.0</version></dependency>
+  </dependencies>
+</project>
+"""
+JARS = {"org/example/log_2.13/4.4.0/log_2.13-4.4.0.jar": b"log", "org/example/other/1.0/other-1.0.jar": b"other"}
+MAVEN = """#!{python}
+import pathlib, sys
+target = next(pathlib.Path(word[18:]) for word in sys.argv if word.startswith("-DoutputDirectory="))
+for path, content in {jars!r}.items():
+    (target / path).parent.mkdir(parents=True, exist_ok=True)
+    (target / path).write_bytes(content)
+"""
+
+
+def locked(jars: dict[str, bytes]) -> str:
+    return "".join(f"{hashlib.sha256(jars[path]).hexdigest()}  {path}\n" for path in sorted(jars))
+
+
+@pytest.fixture
+def log(builder: Any) -> Path:
+    """A product of two jars."""
+    directory: Path = builder.HERE / "log"
+    directory.mkdir()
+    (directory / "pom.xml").write_text(POM)
+    (directory / "maven.lock").write_text(locked(JARS))
+    return directory
+
+
+@pytest.fixture
+def resolved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[dict[str, bytes]], None]:
+    """Lets a program stand for Maven, which brings these jars: registries are no part of unit tests."""
+
+    def put(jars: dict[str, bytes]) -> None:
+        program = tmp_path / "bin/mvn"
+        program.parent.mkdir()
+        program.write_text(MAVEN.format(python=sys.executable, jars=jars))
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(program.parent))
+
+    return put
+
+
+def test_jars_are_one_archive_with_the_same_bytes_each_time(
+    builder: Any, log: Path, resolved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved(JARS)
+    bundle, again = tmp_path / "bundle", tmp_path / "again"
+    sums = builder.bundle(bundle)
+    assert list(sums) == ["log-4.4.0.tar"]
+    with tarfile.open(bundle / "log-4.4.0.tar") as archive:
+        members = archive.getmembers()
+    assert [one.name for one in members] == ["libs", "libs/log_2.13-4.4.0.jar", "libs/other-1.0.jar"]
+    assert {(one.mtime, one.uid, one.uname) for one in members} == {(0, 0, "")}
+    assert yaml.safe_load((bundle / "artifacts.yml").read_text()) == [
+        {"name": "log", "version": "4.4.0", "path": "log-4.4.0.tar", "destination": "files/log/4.4.0/log.tar"}
+    ]
+    parts = json.loads((bundle / "sbom.cdx.json").read_text())["components"][0]["components"]
+    assert [part["purl"] for part in parts] == [
+        "pkg:maven/org.example/log_2.13@4.4.0",
+        "pkg:maven/org.example/other@1.0",
+    ]
+    assert parts[1]["hashes"] == [{"alg": "SHA-256", "content": hashlib.sha256(b"other").hexdigest()}]
+    shutil.rmtree(builder.CACHE)
+    assert builder.bundle(again) == sums
+    # What is in the cache needs no Maven.
+    monkeypatch.setenv("PATH", "")
+    assert builder.bundle(again) == sums
+
+
+@pytest.mark.parametrize(
+    ("brought", "said"),
+    [
+        ({**JARS, "org/example/other/1.0/other-1.0.jar": b"OTHER"}, r"other-1\.0\.jar has SHA-256 \w{64}, not \w{64}$"),
+        ({**JARS, "org/example/new/1/new-1.jar": b""}, r"new-1\.jar was resolved and is not in maven\.lock$"),
+        (
+            {"org/example/other/1.0/other-1.0.jar": b"other"},
+            r"log_2\.13-4\.4\.0\.jar is in maven\.lock and was not resolved$",
+        ),
+    ],
+)
+def test_jars_that_are_not_those_of_the_lock_file_are_refused(
+    builder: Any, log: Path, resolved: Any, brought: dict[str, bytes], said: str
+) -> None:
+    resolved(brought)
+    with pytest.raises(builder.BuildError, match=r"log: org/example/" + ".*" + said):
+        builder.build(builder.read_product(log))
+    assert not (builder.CACHE / "log").is_dir() or not list((builder.CACHE / "log").iterdir())
+
+
+def test_a_product_of_jars_that_is_incomplete_is_refused(
+    builder: Any, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(builder.BuildError, match=r"log: there is no mvn on this machine: install Debian's maven"):
+        builder.build(builder.read_product(log))
+    for text, said in (
+        (locked(JARS) * 2, "stands twice"),
+        ("x  y.jar\n", "no line of a lock file"),
+        ("", "names no jar"),
+    ):
+        (log / "maven.lock").write_text(text)
+        with pytest.raises(builder.BuildError, match=rf"log: maven\.lock: .*{said}"):
+            builder.read_product(log)
+    (log / "maven.lock").unlink()
+    with pytest.raises(builder.BuildError, match=r"log: pom\.xml has no version, or there is no maven\.lock"):
+        builder.read_product(log)
+
+
+def test_two_jars_of_one_name_are_refused(builder: Any, tmp_path: Path) -> None:
+    with pytest.raises(builder.jars.JarError, match=r"b/x/1/x-1\.jar and a/x/1/x-1\.jar have one name"):
+        builder.jars.write_archive(tmp_path, ["a/x/1/x-1.jar", "b/x/1/x-1.jar"], tmp_path / "x.tar")
 
 
 def test_the_bill_names_what_was_linked(builder: Any, monkeypatch: pytest.MonkeyPatch) -> None:

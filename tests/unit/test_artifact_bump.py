@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -66,3 +67,45 @@ def test_a_release_of_one_module_has_nothing_apart() -> None:
     text = bump.rewritten(GO_MOD, ["k8s.io/kubernetes"], "v1.34.5", [])
     assert "k8s.io/api => k8s.io/api v0.34.4\n" in text
     assert "example.org/a" not in text
+
+
+POM = """<project>
+  <version>4.3.0</version>
+  <dependencies>
+    <dependency><groupId>g</groupId><artifactId>a</artifactId><version>${project.version}</version></dependency>
+    <dependency><groupId>g</groupId><artifactId>b</artifactId><version>1.0</version></dependency>
+  </dependencies>
+</project>
+"""
+
+
+def test_a_product_of_jars_is_moved_by_the_version_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pom.xml").write_text(POM)
+    (tmp_path / "maven.lock").write_text(f"{'0' * 64}  g/a/4.3.0/a-4.3.0.jar\n")
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(bump.build, "CACHE", cache)
+
+    def maven(directory: Path, goal: str, settings: dict[str, str]) -> None:
+        version = bump.build.read_product(directory).version
+        if goal == bump.ASK_VERSIONS:
+            (cache / "maven/g/a").mkdir(parents=True, exist_ok=True)
+            names = "".join(f"<version>{name}</version>" for name in ("4.3.0", "4.3.1", "4.4.0-rc1", "4.4.0"))
+            (cache / "maven/g/a/maven-metadata-x.xml").write_text(f"<versions>{names}</versions>")
+        elif version == "9.9.9":
+            raise bump.build.BuildError("no such release")
+        else:
+            jar = Path(settings["outputDirectory"]) / f"g/a/{version}/a-{version}.jar"
+            jar.parent.mkdir(parents=True)
+            jar.write_bytes(b"")
+
+    monkeypatch.setattr(bump.build, "run_maven", maven)
+    product = bump.build.read_product(tmp_path)
+    assert bump.bump_jars(product, writes=False, version="").endswith(": v4.3.0: v4.3.1, v4.4.0")
+    assert bump.bump_jars(product, writes=True, version="").endswith(": v4.3.1: v4.4.0")
+    assert (tmp_path / "pom.xml").read_text() == POM.replace("4.3.0", "4.3.1")
+    empty = hashlib.sha256(b"").hexdigest()
+    assert (tmp_path / "maven.lock").read_text() == f"{empty}  g/a/4.3.1/a-4.3.1.jar\n"
+    with pytest.raises(bump.build.BuildError, match="no such release"):
+        bump.bump_jars(product, writes=True, version="9.9.9")
+    assert bump.build.read_product(tmp_path).version == "4.3.1"
+    assert bump.bump_jars(product, writes=True, version="4.4.0").endswith(": v4.4.0: nothing newer")
