@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ DIRECTORY = Path(os.environ.get("GROUNDPLANE_RESULTS", Path(__file__).resolve().
 
 
 def record(name: str, figures: dict[str, Any]) -> None:
-    """Write the figures of one measurement, replacing an earlier one of the same name, and show them."""
+    """Write the figures of one measurement, with time and load, over earlier ones of that name, and show them."""
     DIRECTORY.mkdir(parents=True, exist_ok=True)
-    (DIRECTORY / f"{name}.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
-    print(f"\n{name}: {json.dumps(figures, sort_keys=True)}")
+    seen = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "load": round(os.getloadavg()[0], 1), **figures}
+    (DIRECTORY / f"{name}.json").write_text(json.dumps(seen, indent=1, sort_keys=True) + "\n")
+    print(f"\n{name}: {json.dumps(seen, sort_keys=True)}")

@@ -82,6 +82,12 @@ manifests:
   type: dict
   returned: success
   sample: {kube-apiserver: v1.34.4, etcd: 3.6.5-0}
+service_rules_lost:
+  description:
+    - Whether the service proxy runs here and the kernel has no table of its, because somebody removed all rules. It
+      writes them anew within an hour, or when it is started.
+  type: bool
+  returned: success
 certificates:
   description:
     - File of each certificate of kubeadm, authorities and clients in kubeconfig files included, to the seconds that it
@@ -98,12 +104,16 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.groundplane.onprem.plugins.module_utils.certificate import CertificateError, read_pem
 from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_config import ConfigError, load
+from ansible_collections.groundplane.onprem.plugins.module_utils.process import oldest
 
 FORMED = "formed"
 API_SERVER = "kube-apiserver"
 CLIENTS = ("admin", "super-admin", "controller-manager", "scheduler")
 """The kubeconfig files with a certificate in them. The kubelet's names a file, which it replaces by itself."""
 KUBELET_CERTIFICATE = "pki/kubelet-client-current.pem"
+PROXY = "kube-proxy"
+PROXY_STARTS = 60.0
+"""Seconds in which a proxy that was just started may still be without rules."""
 _IMAGE = re.compile(r"^\s*(?:- )?image:\s*[\"']?(?P<image>[^\s\"']+)", re.MULTILINE)
 _VERSION = re.compile(r"v?(\d+\.\d+\.\d+\S*)\s*\Z")
 
@@ -127,6 +137,18 @@ def manifests(directory: Path) -> dict[str, str]:
         path.stem: image_tag(path.read_text(encoding="utf-8", errors="replace"))
         for path in sorted(directory.glob("*.yaml"))
     }
+
+
+def service_rules_lost(age: float, tables: str | None) -> bool:
+    """Whether a service proxy should have rules and has none.
+
+    Args:
+        age: seconds for which it runs; 0 when it does not.
+        tables: what `nft list tables` says; None when it cannot be asked.
+    """
+    if age < PROXY_STARTS or tables is None:
+        return False
+    return not any(line.split()[-1:] == [PROXY] for line in tables.splitlines())
 
 
 def certificates(directory: Path, kubelet: Path, now: float) -> dict[str, int]:
@@ -167,6 +189,8 @@ def main() -> None:
     program = module.get_bin_path("kubelet", opt_dirs=["/usr/local/bin"])
     said = module.run_command([program, "--version"])[1] if program else ""
     pods = manifests(directory / "manifests")
+    nft = module.get_bin_path("nft")
+    asked, tables, _ = module.run_command([nft, "list", "tables"]) if nft else (1, "", "")
     try:
         module.exit_json(
             changed=False,
@@ -178,6 +202,7 @@ def main() -> None:
             kubelet_version=version(said),
             manifest_version=version(pods.get(API_SERVER, "")),
             manifests=pods,
+            service_rules_lost=service_rules_lost(oldest(PROXY), None if asked else tables),
             certificates=certificates(directory, Path(module.params["kubelet_directory"]), time.time()),
         )
     except (CertificateError, ConfigError) as error:

@@ -406,14 +406,5 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     return {"runs": len(values), "median": round(statistics.median(values), 3), "worst": round(max(values), 3)}
 
 
-def publish(lab: Lab, name: str, **figures: Any) -> None:
-    """Keep figures as `<name>.json` in GROUNDPLANE_RESULTS, by default results/ of the lab, and print them."""
-    directory = Path(os.environ.get("GROUNDPLANE_RESULTS") or lab.directory / "results")
-    directory.mkdir(parents=True, exist_ok=True)
-    content = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "load": os.getloadavg()[0], **figures}
-    (directory / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    print(f"{name}: {json.dumps(figures)}")
-
-
 if __name__ == "__main__":
     serve(*sys.argv[1:])

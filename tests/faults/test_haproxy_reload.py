@@ -7,7 +7,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from tests.faults.drill import RUNS, HostProbe, holders, publish, wait_for
+from tests import results
+from tests.faults.drill import RUNS, HostProbe, holders, wait_for
 
 if TYPE_CHECKING:
     from tests.lab import Lab
@@ -43,10 +44,18 @@ def test_reloads_lose_nothing(lab: Lab) -> None:
         loaded = lab.out(holder, f"journalctl -u haproxy --since @{start:.0f} -o cat | grep -c 'Loading success'")
         assert int(loaded) >= RELOADS
         assert holders(lab, balancers, address) == [holder]
-    publish(
-        lab, "haproxy_reload", runs=RUNS, reloads=RELOADS * RUNS, per_second=round(min(rates)),
-        connections=connections, failed=len(failed), sessions=sessions, ended=len(ended),
-    )  # fmt: skip
+    results.record(
+        "haproxy_reload",
+        {
+            "runs": RUNS,
+            "reloads": RELOADS * RUNS,
+            "per_second": round(min(rates)),
+            "connections": connections,
+            "failed": len(failed),
+            "sessions": sessions,
+            "ended": len(ended),
+        },
+    )
     assert failed == []
     assert ended == []
     assert min(rates) > RATE * 0.9

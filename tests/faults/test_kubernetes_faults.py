@@ -146,6 +146,35 @@ def test_an_api_server_that_hangs_is_left_by_its_clients(lab: Lab, drill_api: Ac
     figures.record(ERRORS_ALLOWED)
 
 
+def test_api_servers_that_are_all_too_busy_for_their_checks_are_slow_and_not_gone(lab: Lab, drill_api: Account) -> None:
+    """All stand still until a balancer takes every one of them for dead. Who connects then is answered afterwards."""
+    cluster = drill_api.cluster
+    holder = holders(lab, lab.groups["load_balancer"], cluster.api[0])[0]
+    pids = {host: lab.out(host, "pgrep -xo kube-apiserver") for host in cluster.control_plane}
+    journal = f"journalctl -u haproxy --since @{time.time():.0f} -o cat"
+    told = f"{journal} | grep -c 'kubernetes_control_plane_api has no server' || :"
+    with fetcher(lab, drill_api.client, (*cluster.api, "/readyz"), interval=0.2, patience=20) as client:
+        client.watch(2)
+        for host, pid in pids.items():
+            lab.run(host, f"systemd-run --quiet --collect --on-active=60 kill -CONT {pid}; kill -STOP {pid}")
+        try:
+            wait_for(lambda: lab.out(holder, told) != "0", 30, "a balancer that takes all for dead")
+            dead = time.time()
+            time.sleep(2)
+        finally:
+            for host, pid in pids.items():
+                lab.run(host, f"kill -CONT {pid}")
+        client.watch(5)
+    late = [attempt for attempt in client.record.attempts if attempt.sent > dead]
+    cluster.wait_until_sound(300)
+    results.record(
+        "kubernetes_all_apiservers_busy",
+        {"asked_meanwhile": len(late), "failed": sum(attempt.acked is None for attempt in late)},
+    )
+    assert len(late) > 5
+    assert [attempt.error for attempt in late if attempt.acked is None] == []
+
+
 def test_a_frozen_holder_of_the_address_is_replaced(lab: Lab, drill_api: Account, runs: range) -> None:
     cluster = drill_api.cluster
     address, *_ = cluster.api

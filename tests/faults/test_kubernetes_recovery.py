@@ -12,9 +12,11 @@ from __future__ import annotations
 import json
 import os
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_lease import Run, taken
 
 from tests import results
 from tests.faults.drill import RUNS, summary, wait_for
@@ -302,6 +304,23 @@ def test_all_certificates_are_renewed_while_clients_go_on(lab: Lab, cluster: Clu
         assert pages.record.failed == []
         assert play(lab, "kubernetes_certificates").changed == {}
     seen.record(write_gap_s=GAP_ALLOWED, read_gap_s=GAP_ALLOWED)
+
+
+def test_a_run_of_another_operator_is_not_joined(lab: Lab, cluster: Cluster) -> None:
+    """What the cluster's lease says is asked before anything is changed."""
+    run = Run("ann", "deploy2", "another boot", 4711, 99, cluster.control_plane[-1])
+    lease = taken({}, run, 600, datetime.now(UTC), name="groundplane")
+    cluster.kubectl("delete", "lease", "-n", "kube-system", "groundplane", "--ignore-not-found")
+    cluster.kubectl("create", "-f", "-", stdin=json.dumps(lease))
+    before = certificates(cluster)
+    try:
+        refused = lab.play("kubernetes_certificates", "-e", "kubernetes_certificates_days=400")
+    finally:
+        cluster.kubectl("delete", "lease", "-n", "kube-system", "groundplane")
+    assert refused.returncode != 0
+    assert f"ann on deploy2 changes the cluster, at {run.member}, with process 4711" in refused.output
+    assert refused.changed == {}
+    assert certificates(cluster) == before
 
 
 def test_snapshots_are_taken_often_enough(cluster: Cluster) -> None:

@@ -5,11 +5,12 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.drill import RUNS, HostProbe, frozen, holders, publish, summary, wait_for
+from tests import results
+from tests.faults.drill import RUNS, HostProbe, frozen, holders, summary, wait_for
 
 if TYPE_CHECKING:
     from tests.lab import Lab
@@ -67,7 +68,9 @@ def test_a_frozen_holder_is_replaced_and_yields_when_it_thaws(lab: Lab, address:
         assert takeovers(lab, heir, start) == 1
         assert takeovers(lab, holder, start) == 0
         assert holders(lab, lab.groups["load_balancer"], address) == [heir]
-    publish(lab, "vip_holder_frozen", gap=summary(gaps), gap_after_thaw=summary(gaps_after), bar=1.5)
+    results.record(
+        "vip_holder_frozen", {"gap_s": summary(gaps), "gap_after_thaw_s": summary(gaps_after), "allowed_s": 1.5}
+    )
     assert max(gaps) <= 1.5
     assert max(gaps_after) <= 1.5
 
@@ -86,7 +89,7 @@ def test_a_holder_that_is_stopped_hands_over_at_once(lab: Lab, address: str) -> 
             probe.watch(2)
         gaps.append(probe.record.longest_gap())
         assert holders(lab, lab.groups["load_balancer"], address) == [other_than(lab, holder)]
-    publish(lab, "vip_holder_stopped", gap=summary(gaps), bar=0.5)
+    results.record("vip_holder_stopped", {"gap_s": summary(gaps), "allowed_s": 0.5})
     assert max(gaps) <= 0.5
 
 
@@ -104,7 +107,7 @@ def test_a_holder_without_haproxy_gives_up_its_addresses(lab: Lab, address: str)
             probe.watch(1)
         gaps.append(probe.record.longest_gap())
         settled(lab, address, other_than(lab, holder))
-    publish(lab, "vip_holder_without_haproxy", gap=summary(gaps), bar=4)
+    results.record("vip_holder_without_haproxy", {"gap_s": summary(gaps), "allowed_s": 4})
     assert max(gaps) <= 4
 
 
@@ -137,8 +140,9 @@ def test_two_holders_become_one_when_they_see_each_other_again(lab: Lab, address
         gaps.append(probe.record.longest_gap(until=healed))
         gaps_after.append(probe.record.longest_gap(since=healed))
         assert len(holders(lab, lab.groups["load_balancer"], address)) == 1
-    figures: dict[str, Any] = {"gap": summary(gaps), "heal": summary(heals), "gap_after_heal": summary(gaps_after)}
-    publish(lab, "vip_partition", **figures)
+    results.record(
+        "vip_partition", {"gap_s": summary(gaps), "heal_s": summary(heals), "gap_after_heal_s": summary(gaps_after)}
+    )
     assert max(heals) <= 5
     assert max(gaps + gaps_after) <= 1.5
 

@@ -87,8 +87,24 @@ def test_nothing_is_there(tmp_path: Path) -> None:
         "kubelet_version": "",
         "manifest_version": "",
         "manifests": {},
+        "service_rules_lost": False,
         "certificates": {},
     }
+
+
+@pytest.mark.parametrize(
+    ("age", "tables", "lost"),
+    [
+        (3600.0, "table inet groundplane\ntable ip kube-proxy\n", False),
+        (3600.0, "table inet groundplane\n", True),
+        (3600.0, "", True),
+        (3600.0, None, False),
+        (5.0, "table inet groundplane\n", False),
+        (0.0, "", False),
+    ],
+)
+def test_a_proxy_that_runs_for_a_while_has_rules(age: float, tables: str | None, lost: bool) -> None:
+    assert kubernetes_node_state.service_rules_lost(age, tables) is lost
 
 
 def test_a_control_plane(tmp_path: Path) -> None:

@@ -121,6 +121,19 @@ class TestHaproxy:
         assert "default-server check check-ssl verify required ca-file /etc/groundplane/pki/ca.crt" in lines
         assert not [line for line in lines if " crt " in line]
 
+    def test_members_of_which_none_passes_its_check_are_asked_where_any_will_do(self) -> None:
+        """Somebody who does not lead is worse than nobody."""
+        assert "unchecked" not in render("etc/haproxy/haproxy.cfg")
+        text = render("etc/haproxy/haproxy.cfg", service=database(members="all"))
+        lines = section(text, "frontend database_primary")
+        assert "use_backend database_primary_unchecked if { nbsrv(database_primary) eq 0 }" in lines
+        unchecked = section(text, "backend database_primary_unchecked")
+        assert [line for line in unchecked if line.startswith("server")] == [
+            "server db1 10.1.3.11:6432",
+            "server db2 10.1.3.12:6432",
+        ]
+        assert "check" not in " ".join(unchecked)
+
     def test_sessions_of_a_member_that_goes_down_end_only_where_the_contract_says_so(self) -> None:
         marked = render("etc/haproxy/haproxy.cfg")
         assert "on-marked-down shutdown-sessions" in "\n".join(section(marked, "backend database_primary"))
