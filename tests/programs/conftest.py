@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One API for all tests of a run; a namespace and a set for each."""
+"""One API and one Kafka for all tests of a run; a namespace and a set, or names of its own, for each."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.programs.broker import Broker
 from tests.programs.cluster import Cluster, Hands, MissingProgramError
 
 if TYPE_CHECKING:
@@ -29,6 +30,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A running Kafka; a test that needs it fails, and does not skip, where it was not built or Java is missing."""
+    broker = Broker(tmp_path_factory.mktemp("broker"))
+    try:
+        broker.start()
+    except MissingProgramError as error:
+        pytest.fail(str(error))
+    else:
+        yield broker
+    finally:
+        broker.stop()
 
 
 @pytest.fixture
