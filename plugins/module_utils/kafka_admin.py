@@ -158,27 +158,29 @@ class Admin:
         if reasons:
             raise RefusedError(reasons)
         if changes and not check:
-            self._carry_out(wanted, changes, state.proven, time.monotonic() + wait_seconds)
+            self._carry_out(wanted, changes, state.proven, wait_seconds)
         return Outcome(changes, state)
 
     def _carry_out(
-        self, wanted: Wanted, changes: list[Change], proven: frozenset[tuple[str, str]], deadline: float
+        self, wanted: Wanted, changes: list[Change], proven: frozenset[tuple[str, str]], wait_seconds: float
     ) -> None:
         left, pause = changes, FIRST_PAUSE
-        again = True
+        failures = self.apply(left)
+        # What a request takes is the cluster's to say; the waiting begins after it.
+        deadline = time.monotonic() + wait_seconds
         while left:
-            failures = self.apply(left) if again else []
             final = [failure for failure in failures if failure.code not in kafka_messages.PASSING]
             if final or (failures and time.monotonic() > deadline):
                 raise UnfinishedError("; ".join(map(str, final or failures)))
-            again = bool(failures)
             # A broker shows what the controller has written a moment later.
             time.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
+            late = time.monotonic() > deadline  # a look that began in time counts, however long its logins take
             state = self.read(wanted, proven)
             left, proven = plan(state, wanted), state.proven
-            if left and time.monotonic() > deadline:
+            if left and late:
                 raise UnfinishedError(f"the cluster took it, and does not show: {', '.join(summary(left))}")
+            failures = self.apply(left) if failures else []
 
     # ------------------------------------------------------------------------------------------------------- reading
 

@@ -136,12 +136,16 @@ class Client:
         for server in servers:
             try:
                 self._connection = Connection(server, context)
-                self._agree()
+                try:
+                    self._agree()
+                except KafkaError:
+                    self._connection.close()
+                    raise
             except UnreachableError as error:
                 problems.append(str(error))
             else:
                 return
-        raise UnreachableError("; ".join(problems) or "no server is named")
+        raise UnreachableError(f"no broker answers ({'; '.join(problems)}): name in servers one that does")
 
     def _agree(self) -> None:
         client = {"client_software_name": CLIENT, "client_software_version": VERSION}
@@ -185,7 +189,9 @@ class Client:
                     connection.close()
             except UnreachableError as error:
                 problems.append(str(error))
-        raise UnreachableError("; ".join(problems))
+        raise UnreachableError(
+            f"no listener takes the login of {user} ({'; '.join(problems)}): name in scram_servers one that does"
+        )
 
     def close(self) -> None:
         """End the connection."""
@@ -209,7 +215,9 @@ def _log_in(connection: Connection, user: str, mechanism: str, password: str) ->
     offer = connection.ask(kafka_messages.SASL_HANDSHAKE, {"mechanism": mechanism})
     if offer["error_code"]:
         there = ", ".join(offer["mechanisms"]) or "none"
-        raise KafkaError(f"{connection.server}: takes no logins by {mechanism} (but by: {there})")
+        raise KafkaError(
+            f"{connection.server}: takes no logins by {mechanism} but by {there}: name another of scram_servers"
+        )
 
     def exchange(message: bytes) -> bytes | None:
         answer = connection.ask(kafka_messages.SASL_AUTHENTICATE, {"auth_bytes": message})

@@ -456,7 +456,9 @@ def main() -> None:
         module.exit_json(**converge(module))
     except RefusedError as error:
         module.fail_json(msg=f"Nothing was touched. {error}", refusals=error.reasons)
-    except (DeclarationError, HttpsError, KafkaError, UnfinishedError) as error:
+    except UnfinishedError as error:
+        module.fail_json(msg=f"Not all was done, and a second run does the rest: {error}", changed=True)
+    except (DeclarationError, HttpsError, KafkaError) as error:
         module.fail_json(msg=f"{error}")
 
 

@@ -225,6 +225,11 @@ def test_what_nobody_named_is_as_it_was(state: State, wanted: Wanted) -> None:
     assert {e: v for e, v in after.quotas.items() if e not in entities} == {
         e: v for e, v in state.quotas.items() if e not in entities
     }
+    for quota in wanted.quotas:
+        if quota.present and not quota.purge_values:
+            kept = {k: v for k, v in state.quotas.get(quota.entity, {}).items() if k not in quota.values}
+            there = after.quotas.get(quota.entity, {})
+            assert {k: v for k, v in there.items() if k not in quota.values} == kept
     assert set(state.users) - set(after.users) == {
         user.key for user in wanted.users if not user.present and user.key in state.users
     }
@@ -391,6 +396,15 @@ def test_one_value_may_be_written_in_several_ways(declared: str, there: str, kin
     state = State(1, {"t": replace(live, configs={"k": Setting(there, own=False, type=kind)})})
     assert summary(plan(state, Wanted((Topic("t", configs={"k": declared}),)))) == ["topic t: k"]
     assert normal("not a number", 5) == "not a number"
+
+
+def test_a_limit_that_is_not_named_is_left_unless_the_declaration_is_the_whole() -> None:
+    state = State(quotas={X: {"producer_byte_rate": 1.0, "consumer_byte_rate": 2.0}})
+    quota = Quota(X, {"producer_byte_rate": 3.0})
+    (change,) = plan(state, Wanted(quotas=(quota,)))
+    assert change == QuotaSet(X, {"producer_byte_rate": (1.0, 3.0)})
+    (change,) = plan(state, Wanted(quotas=(replace(quota, purge_values=True),)))
+    assert change == QuotaSet(X, {"producer_byte_rate": (1.0, 3.0), "consumer_byte_rate": (2.0, None)})
 
 
 def test_what_nobody_declares_is_told() -> None:
