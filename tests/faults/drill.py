@@ -101,6 +101,15 @@ class Record:
             times.append(max(times[-1], min(self.ended, until)))
         return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0.0)
 
+    def gaps(self, longer_than: float) -> list[tuple[str, float]]:
+        """Times without an acknowledgement that are longer than that: when each began, UTC, and its seconds."""
+        times = sorted(a.acked for a in self.attempts if a.acked is not None)
+        return [
+            (time.strftime("%H:%M:%S", time.gmtime(earlier)), round(later - earlier, 2))
+            for earlier, later in itertools.pairwise(times)
+            if later - earlier > longer_than
+        ]
+
     def outcome(self, there: set[int]) -> Outcome:
         """What became of the attempts, which were writes.
 

@@ -127,6 +127,7 @@ class TestHaproxy:
         text = render("etc/haproxy/haproxy.cfg", service=database(members="all"))
         lines = section(text, "frontend database_primary")
         assert "use_backend database_primary_unchecked if { nbsrv(database_primary) eq 0 }" in lines
+        assert "balance roundrobin" in section(text, "backend database_primary")
         unchecked = section(text, "backend database_primary_unchecked")
         assert [line for line in unchecked if line.startswith("server")] == [
             "server db1 10.1.3.11:6432",
