@@ -17,6 +17,7 @@ import pytest
 
 from tests import results
 from tests.faults.kubernetes_clients import ApiReader, ApiWriter, fetcher, in_order
+from tests.service_rules import RulesWitness
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,6 +84,7 @@ def test_clients_do_not_notice_an_upgrade(
         fetcher(lab, "bastion1", (*cluster.gateway, "/"), interval=0.05, patience=5) as pages,
         ApiWriter(lab, drill_api) as writer,
         ApiReader(lab, drill_api) as reader,
+        RulesWitness(cluster, cluster.workers) as rules,
     ):
         time.sleep(5)
         start = time.monotonic()
@@ -100,6 +102,8 @@ def test_clients_do_not_notice_an_upgrade(
             "pages": len(pages.record.attempts),
             "pages_failed": len(pages.record.failed),
             "first_failures": [attempt.error for attempt in pages.record.failed[:5]],
+            "rules_looked_at": rules.looks,
+            "rules_stale": rules.stale[:20],
             "page_gaps": pages.record.gaps(1),
             "write_gaps": writer.record.gaps(2),
             "read_gaps": reader.record.gaps(2),
