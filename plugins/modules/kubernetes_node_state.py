@@ -148,7 +148,7 @@ def service_rules_lost(age: float, tables: str | None) -> bool:
     """
     if age < PROXY_STARTS or tables is None:
         return False
-    return not any(line.split()[-1:] == [PROXY] for line in tables.splitlines())
+    return ["table", "ip", PROXY] not in [line.split() for line in tables.splitlines()]
 
 
 def certificates(directory: Path, kubelet: Path, now: float) -> dict[str, int]:

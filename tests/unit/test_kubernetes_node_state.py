@@ -97,6 +97,7 @@ def test_nothing_is_there(tmp_path: Path) -> None:
     [
         (3600.0, "table inet groundplane\ntable ip kube-proxy\n", False),
         (3600.0, "table inet groundplane\n", True),
+        (3600.0, "table ip6 kube-proxy\n", True),
         (3600.0, "", True),
         (3600.0, None, False),
         (5.0, "table inet groundplane\n", False),
