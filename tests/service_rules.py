@@ -39,12 +39,13 @@ def written(table: str) -> Endpoints:
     return {match["service"]: set(ENDPOINT.findall(match["rules"])) for match in CHAIN.finditer(table)}
 
 
-def wrong(cluster: Cluster, node: str) -> list[str]:
-    """What a node's rules have otherwise than the cluster; a service without a rule of its own is headless."""
+def wrong(cluster: Cluster, nodes: list[str]) -> list[str]:
+    """What nodes' rules have otherwise than the cluster; a service without a rule of its own is headless."""
     want = declared(cluster.get("endpointslices", "-A")["items"])
-    have = written(cluster.lab.out(node, "nft list table ip kube-proxy"))
+    rules = {node: written(cluster.lab.out(node, "nft list table ip kube-proxy")) for node in nodes}
     return [
         f"{node}: {service} leads to {', '.join(sorted(have[service]))}, and is at {', '.join(sorted(want[service]))}"
+        for node, have in rules.items()
         for service in sorted(want.keys() & have.keys())
         if want[service] != have[service]
     ]
@@ -86,7 +87,7 @@ class RulesWitness:
         before: set[str] = set()
         while not self._over.wait(self.pause):
             try:
-                now = {line for node in self.nodes for line in wrong(self.cluster, node)}
+                now = set(wrong(self.cluster, self.nodes))
             except (AssertionError, ValueError, OSError, subprocess.SubprocessError):
                 continue
             self.looks += 1

@@ -38,8 +38,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = {**self._task.args, "run": this_run()}
         answer = self._module(arguments, task_vars)
-        if answer.get("failed") and answer.get("holder") and ended(Run(**answer["holder"])):
-            answer = self._module({**arguments, "over": answer["holder_name"]}, task_vars)
+        holder = Run(**answer["holder"]) if answer.get("failed") and answer.get("holder") else None
+        if holder is not None and ended(holder):
+            answer = self._module({**arguments, "over": holder.name}, task_vars)
         result.update(answer)
         return result
 

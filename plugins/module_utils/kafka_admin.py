@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_client import Client
+    from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_plan import Entity
 
 C = TypeVar("C")
 
@@ -320,14 +321,11 @@ class Admin:
             for one in resource["acls"]
         )
 
-    def _read_quotas(self) -> dict[tuple[tuple[str, str | None], ...], dict[str, float]]:
+    def _read_quotas(self) -> dict[Entity, dict[str, float]]:
         answer = self.client.ask(kafka_messages.DESCRIBE_CLIENT_QUOTAS, {"components": [], "strict": False})
         _raise_error("quotas", answer)
         return {
-            tuple(sorted((part["type"], part["name"]) for part in entry["entity"])): {
-                one["key"]: one["value"] for one in entry["values"]
-            }
-            for entry in answer["entries"] or []
+            _entity(entry): {one["key"]: one["value"] for one in entry["values"]} for entry in answer["entries"] or []
         }
 
     def _read_users(self) -> dict[tuple[str, str], int]:
@@ -496,7 +494,7 @@ class Admin:
                 kafka_messages.ALTER_CLIENT_QUOTAS, {"entries": entries, "validate_only": validate_only}
             )
             for entry in answer["entries"]:
-                entry["key"] = tuple(sorted((one["type"], one["name"]) for one in entry["entity"]))
+                entry["key"] = _entity(entry)
             found += _failures(part, answer["entries"], "key", lambda change: change.entity)
         return found
 
@@ -571,6 +569,11 @@ def _layers(items: Iterable[C], key: Callable[[C], str]) -> list[list[C]]:
 def _word(codes: Mapping[str, int], code: int) -> str:
     """The word for a code; the code itself when a newer cluster has one that we do not know."""
     return next((word for word, number in codes.items() if number == code), str(code))
+
+
+def _entity(entry: Mapping[str, Any]) -> Entity:
+    """Whom the quota of an answer is for."""
+    return tuple(sorted((part["type"], part["name"]) for part in entry["entity"]))
 
 
 def _acl_message(acl: Acl) -> dict[str, Any]:

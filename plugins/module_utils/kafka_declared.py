@@ -7,19 +7,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_plan import (
+    DEFAULT,
     Acl,
     Entity,
     Quota,
     Topic,
     User,
     Wanted,
+    entity_name,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-DEFAULT = "<default>"
-"""Whom a quota is for that is for all others of its type, in Kafka's own words."""
 
 _ENTITY_TYPES = {"client_id": "client-id", "ip": "ip", "user": "user"}
 
@@ -104,7 +103,7 @@ def _quota(item: Mapping[str, Any]) -> Quota:
             if item[option] is not None
         )
     )
-    name = ", ".join(f"{kind} {who or DEFAULT}" for kind, who in entity)
+    name = entity_name(entity)
     return Quota(
         entity=entity,
         values={str(key): _limit(value, f"quota {name}: {key}") for key, value in item["values"].items()},

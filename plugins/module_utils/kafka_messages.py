@@ -30,6 +30,7 @@ NO_ID = bytes(16)
 
 _ERROR: dict[str, Codec] = {"error_code": INT16, "error_message": NULLABLE_TEXT}
 _THROTTLE: dict[str, Codec] = {"throttle_time_ms": INT32}
+_BROKERS = array(Record({"broker_id": INT32, "host": TEXT, "port": INT32, "rack": NULLABLE_TEXT}))
 _LEVELS = Record({"name": TEXT, "maximum": INT16, "minimum": INT16})
 
 API_VERSIONS = Api(
@@ -77,7 +78,7 @@ DESCRIBE_CLUSTER = Api(
             "endpoint_type": INT8,
             "cluster_id": TEXT,
             "controller_id": INT32,
-            "brokers": array(Record({"broker_id": INT32, "host": TEXT, "port": INT32, "rack": NULLABLE_TEXT})),
+            "brokers": _BROKERS,
             "operations": INT32,
         }
     ),
@@ -109,7 +110,7 @@ METADATA = Api(
     Record(
         {
             **_THROTTLE,
-            "brokers": array(Record({"broker_id": INT32, "host": TEXT, "port": INT32, "rack": NULLABLE_TEXT})),
+            "brokers": _BROKERS,
             "cluster_id": NULLABLE_TEXT,
             "controller_id": INT32,
             "topics": array(

@@ -24,6 +24,9 @@ Entity = tuple[tuple[str, "str | None"], ...]
 
 MIN_ISR = "min.insync.replicas"
 UNCLEAN = "unclean.leader.election.enable"
+DEFAULT = "<default>"
+"""Whom a quota is for that is for all others of its type, in Kafka's own words."""
+
 CLUSTER_NAME = "kafka-cluster"
 """Name of the one resource of type `cluster`."""
 
@@ -391,7 +394,7 @@ def _limit(value: float | None) -> str:
 
 def entity_name(entity: Entity) -> str:
     """Whom a quota is for, in words."""
-    return ", ".join(f"{kind} {'<default>' if name is None else name}" for kind, name in entity)
+    return ", ".join(f"{kind} {DEFAULT if name is None else name}" for kind, name in entity)
 
 
 def difference(changes: Iterable[Change]) -> tuple[str, str]:

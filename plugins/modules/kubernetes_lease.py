@@ -151,7 +151,7 @@ def main() -> None:
         else:
             lease.let_go(run)
     except LeaseHeldError as error:
-        module.fail_json(msg=f"kubernetes_lease: {error}", holder=asdict(error.run), holder_name=error.run.name)
+        module.fail_json(msg=f"kubernetes_lease: {error}", holder=asdict(error.run))
     except (ApiError, ConfigError) as error:
         module.fail_json(msg=f"kubernetes_lease: {params['name']}: {error}")
     module.exit_json(changed=False)

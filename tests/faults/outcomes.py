@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -52,8 +50,6 @@ class Drill:
                 "two_committed_ms": summary(self.dual),
                 "two_claimed_ms": summary(self.claimed),
                 **{name: summary(values) for name, values in self.further.items()},
-                "load": round(os.getloadavg()[0], 1),
-                "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             },
         )
 

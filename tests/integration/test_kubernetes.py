@@ -327,9 +327,7 @@ def policy(name: str, namespace: str, **spec: Any) -> Plain:
 def test_every_node_leads_to_the_endpoints_that_the_cluster_knows(cluster: Cluster) -> None:
     nodes = cluster.lab.groups["kubernetes"]
     assert written(cluster.lab.out(nodes[0], "nft list table ip kube-proxy")), "no service at all"
-    wait_for(
-        lambda: not [line for node in nodes for line in wrong(cluster, node)], 30, "rules as the cluster knows them"
-    )
+    wait_for(lambda: not wrong(cluster, nodes), 30, "rules as the cluster knows them")
 
 
 def test_a_policy_blocks_what_it_does_not_name_and_lets_through_what_it_does(
