@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from ansible_collections.groundplane.onprem.plugins.module_utils.contract import discover
+from ansible_collections.groundplane.onprem.plugins.module_utils.site import Site, site_variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,6 +92,17 @@ class Lab:
         return {name: hosts for name, hosts in named.items() if hosts}
 
     @cached_property
+    def site(self) -> Site:
+        """The site as contracts and inventory say it is, by the very values that Ansible makes of its variables."""
+        here = next(iter(self.hostvars))
+        own = self.hostvars[here]
+        contracts = discover([ROOT / "roles"])
+        templates = {name: f"{{{{ {name} }}}}" for name in site_variables(contracts) if name in own}
+        resolved = self.module(here, "ansible.builtin.debug", {"msg": templates})[here]["msg"]
+        hostvars = {**self.hostvars, here: {**own, **resolved}}
+        return Site.from_hostvars(contracts, {**self.groups, "all": list(hostvars)}, hostvars, here)
+
+    @cached_property
     def pattern(self) -> str:
         """The hosts that plays run on unless a test names others: GROUNDPLANE_HOSTS, by default all."""
         return os.environ.get("GROUNDPLANE_HOSTS") or "all"
@@ -161,6 +174,31 @@ class Lab:
     def engine(self, *argv: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """A command of the container engine: `pause`, `unpause`, `kill`, `start`, ..."""
         return self.local("podman", *argv, timeout=timeout)
+
+    def module(
+        self, pattern: str, name: str, arguments: dict[str, Any], *options: str, timeout: float = 120
+    ) -> dict[str, dict[str, Any]]:
+        """Run a module or an action, and give what it answered on each host of a pattern.
+
+        Args:
+            pattern: the hosts.
+            name: of the module, with its collection.
+            arguments: of the module.
+            options: of `ansible`, such as `--check`.
+            timeout: seconds.
+        """
+        done = self.local(
+            *("ansible", "-i", str(self.inventory), pattern, "-m", name, "-a", json.dumps(arguments), *options),
+            timeout=timeout,
+            check=False,
+            environment={"ANSIBLE_LOAD_CALLBACK_PLUGINS": "1", "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"},
+        )
+        said = done.stdout[done.stdout.find("{") :]
+        assert said, done.stderr
+        answers: dict[str, dict[str, Any]] = json.loads(said)["plays"][0]["tasks"][0]["hosts"]
+        gone = [host for host, answer in answers.items() if answer.get("unreachable")]
+        assert not gone, {host: answers[host]["msg"] for host in gone}
+        return answers
 
     def play(
         self, playbook: str, *arguments: str, timeout: float = 1800, environment: dict[str, str] | None = None

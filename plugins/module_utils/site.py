@@ -230,8 +230,9 @@ class Site:
         for name in groups["all"]:
             values = hostvars[name]
             hosts[name] = {key: values[key] for key in HOST_VARIABLES if key in values}
-        wanted = {*SITE_VARIABLES, *(condition.variable for condition in conditions(contracts))}
-        return cls.from_inventory(contracts, groups, hosts, {key: own[key] for key in wanted if key in own})
+        return cls.from_inventory(
+            contracts, groups, hosts, {key: own[key] for key in site_variables(contracts) if key in own}
+        )
 
     # ------------------------------------------------------------------------------------------------------- membership
 
@@ -552,6 +553,11 @@ class Site:
             for secret in self.contracts[name].secrets
             if self.group(self.contracts[name].group)
         ]
+
+
+def site_variables(contracts: Mapping[str, Contract]) -> set[str]:
+    """Names of the variables that say the same on all hosts of a site and decide what it looks like."""
+    return {*SITE_VARIABLES, *(condition.variable for condition in conditions(contracts))}
 
 
 def conditions(contracts: Mapping[str, Contract]) -> set[Condition]:

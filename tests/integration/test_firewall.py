@@ -12,10 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from ansible_collections.groundplane.onprem.plugins.module_utils.contract import discover
-from ansible_collections.groundplane.onprem.plugins.module_utils.site import Site
 
-from tests.lab import ROOT, Play
+from tests.lab import Play
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,12 +110,10 @@ def test_rules_that_cut_the_host_off_undo_themselves(lab: Lab) -> None:
 def test_a_router_that_still_answers_but_cuts_off_a_host_behind_it_undoes_itself(lab: Lab) -> None:
     """Only the way to one host is cut, and only for new connections: the rest of the site does not notice."""
     (router,) = lab.groups["router"]
-    groups = {**lab.groups, "all": list(lab.hostvars)}
-    site = Site.from_hostvars(discover([ROOT / "roles"]), groups, lab.hostvars, router)
-    rules = site.firewall(router)
+    rules = lab.site.firewall(router)
     for rule in rules["forward"]:
         rule["destinations"] = [
-            address for address in rule["destinations"] if address not in site.hosts[HOST].addresses.values()
+            address for address in rule["destinations"] if address not in lab.site.hosts[HOST].addresses.values()
         ]
     before = state(lab, router)
     cut = play(lab, target=router, trial={"rules": rules, "witnesses": [HOST, "lb1"], "seconds": 10})

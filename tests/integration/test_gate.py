@@ -70,16 +70,8 @@ def started(lab: Lab, host: str, unit: str) -> float:
 
 def gate(lab: Lab, host: str, *, timeout: float = 300, **arguments: object) -> tuple[bool, dict[str, Any]]:
     """The module on one host, as a run of its own; whether it succeeded, and what it said."""
-    command = ["ansible", "-i", str(lab.inventory), host, "-m", "groundplane.onprem.gate", "-a", json.dumps(arguments)]
-    environment = lab.environment | {
-        "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
-        "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-    }
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False, input=""
-    )
-    answer: dict[str, Any] = json.loads(done.stdout)["plays"][0]["tasks"][0]["hosts"][host]
-    return done.returncode == 0, answer
+    answer = lab.module(host, "groundplane.onprem.gate", arguments, timeout=timeout)[host]
+    return not answer.get("failed"), answer
 
 
 def eventually(condition: Callable[[], object], seconds: float, what: str) -> None:

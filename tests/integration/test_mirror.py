@@ -119,29 +119,33 @@ def test_images_are_pulled_by_all_and_pushed_by_few(lab: Lab) -> None:
     assert ask(lab, MIRROR, upload, "POST")[0] == 202
 
 
-def declarations(lab: Lab) -> str:
-    """What `mirror_artifacts` is, as Ansible prints it."""
-    return lab.local(
-        *("ansible", "-i", str(lab.inventory), MIRROR, "-m", "ansible.builtin.debug", "-a", "var=mirror_artifacts"),
-        *("-e", "ansible_become=false"),
-    ).stdout
+def declarations(lab: Lab) -> list[dict[str, Any]]:
+    """What `mirror_artifacts` is."""
+    told = lab.module(MIRROR, "ansible.builtin.debug", {"var": "mirror_artifacts"})[MIRROR]
+    artifacts: list[dict[str, Any]] = told["mirror_artifacts"]
+    return artifacts
 
 
 def test_the_images_of_the_bundle_can_be_pulled(lab: Lab) -> None:
-    images = re.findall(r"destination: images/(\S+):(\S+)", declarations(lab))
-    assert images, "the lab declares no image, or its bundle was not built"
-    for repository, tag in images:
-        assert ask(lab, CLIENT, f"/v2/{repository}/manifests/{tag}", "HEAD")[0] == 200, f"{repository}:{tag}"
+    named = [
+        item["destination"].removeprefix("images/")
+        for item in declarations(lab)
+        if item["destination"].startswith("images/")
+    ]
+    assert named, "the lab declares no image, or its bundle was not built"
+    for image in named:
+        repository, _, tag = image.rpartition(":")
+        assert ask(lab, CLIENT, f"/v2/{repository}/manifests/{tag}", "HEAD")[0] == 200, image
 
 
 @pytest.fixture
 def declared(lab: Lab) -> Iterator[dict[str, str]]:
     """The lab's first artifact; what a test installed or damaged is put right afterwards."""
-    found = re.search(r"destination: (?P<destination>\S+)\s+name: (?P<name>\S+)", declarations(lab))
+    found = next(iter(declarations(lab)), None)
     assert found, "the lab declares no artifact, or its bundle was not built"
     target = f"/srv/mirror/{found['destination']}"
     lab.run(MIRROR, f"cp -p {target} /root/artifact-before-a-test")
-    yield {**found.groupdict(), "target": target}
+    yield {**found, "target": target}
     lab.run(MIRROR, f"mv /root/artifact-before-a-test {target}")
     lab.run(CLIENT, f"rm -f {INSTALLED}")
 

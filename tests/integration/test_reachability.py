@@ -17,12 +17,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pytest
-from ansible_collections.groundplane.onprem.plugins.module_utils.contract import discover
-from ansible_collections.groundplane.onprem.plugins.module_utils.site import Flow, Site
-
-from tests.lab import ROOT
 
 if TYPE_CHECKING:
+    from ansible_collections.groundplane.onprem.plugins.module_utils.site import Flow, Site
+
     from tests.lab import Lab
 
 pytestmark = pytest.mark.nodes
@@ -42,12 +40,10 @@ class Matrix:
 
     lab: Lab
 
-    @cached_property
+    @property
     def site(self) -> Site:
         """Contracts and inventory."""
-        some_host = next(iter(self.lab.hostvars))
-        groups = {**self.lab.groups, "all": list(self.lab.hostvars)}
-        return Site.from_hostvars(discover([ROOT / "roles"]), groups, self.lab.hostvars, some_host)
+        return self.lab.site
 
     @cached_property
     def gear(self) -> list[str]:
@@ -71,15 +67,8 @@ class Matrix:
             {"addresses": self.addresses, "ports": sorted({*self.ports("tcp"), *NAMED_BY_NOBODY}), "protocol": "tcp"},
             {"addresses": self.addresses, "ports": sorted({*self.ports("udp"), NTP}), "protocol": "udp"},
         ]
-        done = self.lab.local(
-            *("env", "ANSIBLE_LOAD_CALLBACK_PLUGINS=1", "ANSIBLE_STDOUT_CALLBACK=ansible.posix.json"),
-            *("ansible", "-i", str(self.lab.inventory), "all", "-m", "groundplane.onprem.reachability"),
-            *("-a", json.dumps({"targets": targets})),
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        (task,) = json.loads(done.stdout)["plays"][0]["tasks"]
-        return {host: [tuple(answer) for answer in result["results"]] for host, result in task["hosts"].items()}
+        answered = self.lab.module("all", "groundplane.onprem.reachability", {"targets": targets})
+        return {host: [tuple(answer) for answer in result["results"]] for host, result in answered.items()}
 
     @cached_property
     def reached(self) -> set[Hop]:

@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -52,25 +50,8 @@ class Host:
 
     def ask(self, *units: dict[str, Any], check: bool = False, **options: Any) -> dict[str, Any]:
         """Run the module."""
-        arguments = json.dumps({"units": list(units), **options})
-        command = ["ansible", "-i", str(self.lab.inventory), HOST, "-m", "groundplane.onprem.units", "-a", arguments]
-        environment = self.lab.environment | {
-            "ANSIBLE_LOAD_CALLBACK_PLUGINS": "1",
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-        }
-        done = subprocess.run(
-            command + (["--check"] if check else []),
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        answer: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
-        result: dict[str, Any] = answer["plays"][0]["tasks"][0]["hosts"][HOST]
-        assert not result.get("unreachable"), result
-        return result
+        arguments = {"units": list(units), **options}
+        return self.lab.module(HOST, "groundplane.onprem.units", arguments, *(["--check"] if check else []))[HOST]
 
     def done(self, *units: dict[str, Any], **options: Any) -> list[str]:
         """Run the module, and give what it did in words; the second run must do nothing."""
@@ -274,7 +255,7 @@ def test_one_shots_and_timers(host: Host) -> None:
         f"/run/systemd/system/{TIMER}",
         "[Timer]\nOnCalendar=2099-01-01\n[Install]\nWantedBy=timers.target\n",
     )
-    units = [
+    units: list[dict[str, Any]] = [
         {"name": UNIT, "state": "started", "restart_on": [f"{FILES}/start"]},
         {"name": TIMER, "state": "started", "enabled": True},
     ]
