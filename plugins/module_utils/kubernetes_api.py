@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 CONNECT = 3.0
 """Seconds in which a server must take a connection."""
+API_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "kubeconfig": {"type": "path", "default": "/etc/kubernetes/admin.conf"},
+    "servers": {"type": "list", "elements": "str", "default": []},
+}
+"""Options of a module that asks the API, documented by the fragment of that name."""
 TIMEOUT = 30.0
 """Seconds in which it must answer; the API server itself gives up a write after 34 (`--request-timeout` aside)."""
 PATIENCE = 60.0

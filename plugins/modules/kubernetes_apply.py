@@ -18,6 +18,8 @@ description:
   - What the last run applied is recorded in the ConfigMap C(groundplane-set-NAME) of the namespace C(kube-system). An
     object whose declaration and whose declared fields are as they were then is not sent again, so that a set that
     nobody touched costs one request for each of its kinds.
+extends_documentation_fragment:
+  - groundplane.onprem.kubernetes_api
 options:
   set:
     description: Name of the set. The field manager is C(groundplane-) and this.
@@ -39,15 +41,6 @@ options:
       - A set that nobody touched and that is not ready is waited for as well.
     type: float
     default: 300
-  kubeconfig:
-    description: The kubeconfig on the host, as kubeadm writes it.
-    type: path
-    default: /etc/kubernetes/admin.conf
-  servers:
-    description: URLs of other API servers of the same cluster, for when the one of the kubeconfig does not answer.
-    type: list
-    elements: str
-    default: []
   prune_allow:
     description:
       - Objects that may be deleted although their kind is protected, as V(kind/namespace/name) or V(kind/name).
@@ -130,6 +123,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_api import (
+    API_ARGUMENTS,
     CHECK_PATIENCE,
     PATIENCE,
     Api,
@@ -210,8 +204,7 @@ def main() -> None:
             "set": {"type": "str", "required": True},
             "objects": {"type": "str", "default": "", "no_log": True},
             "wait_seconds": {"type": "float", "default": 300},
-            "kubeconfig": {"type": "path", "default": "/etc/kubernetes/admin.conf"},
-            "servers": {"type": "list", "elements": "str", "default": []},
+            **API_ARGUMENTS,
             "prune_allow": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,

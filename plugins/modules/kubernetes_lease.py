@@ -16,6 +16,8 @@ description:
   - A run that holds it already takes it anew. A run that was killed on this controller is known to be over, and its
     lease is taken. While another holds it and its time is not over, the module fails and says who that is.
   - Runs on a host with a kubeconfig of an administrator, a member of the control plane.
+extends_documentation_fragment:
+  - groundplane.onprem.kubernetes_api
 options:
   state:
     description: V(held) by this run, or V(released) if this run held it.
@@ -63,15 +65,6 @@ options:
     description: A run that is known to have ended. Known by itself.
     type: str
     default: ""
-  kubeconfig:
-    description: The kubeconfig on the host.
-    type: path
-    default: /etc/kubernetes/admin.conf
-  servers:
-    description: URLs of other API servers of the same cluster, for when the one of the kubeconfig does not answer.
-    type: list
-    elements: str
-    default: []
 attributes:
   check_mode:
     description: Takes nothing, and waits for nobody.
@@ -108,7 +101,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_api import Api, ApiError
+from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_api import API_ARGUMENTS, Api, ApiError
 from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_config import ConfigError, load
 from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_lease import (
     ClusterLease,
@@ -135,8 +128,7 @@ def main() -> None:
             "name": {"type": "str", "default": "groundplane"},
             "run": {"type": "dict", "required": True, "options": RUN},
             "over": {"type": "str", "default": ""},
-            "kubeconfig": {"type": "path", "default": "/etc/kubernetes/admin.conf"},
-            "servers": {"type": "list", "elements": "str", "default": []},
+            **API_ARGUMENTS,
         },
         supports_check_mode=True,
     )

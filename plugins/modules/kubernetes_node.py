@@ -13,6 +13,8 @@ author: The groundplane authors (@groundplane)
 description:
   - Reconciles labels and taints of nodes, of all nodes at once where wanted, and brings a node into a state.
   - Runs on a host with a kubeconfig of an administrator, a member of the control plane.
+extends_documentation_fragment:
+  - groundplane.onprem.kubernetes_api
 options:
   name:
     description: Name of the node. Either this or O(nodes).
@@ -103,15 +105,6 @@ options:
     description: The node does not come back, so that its object may be deleted although it was not drained.
     type: bool
     default: false
-  kubeconfig:
-    description: The kubeconfig on the host.
-    type: path
-    default: /etc/kubernetes/admin.conf
-  servers:
-    description: URLs of other API servers of the same cluster, for when the one of the kubeconfig does not answer.
-    type: list
-    elements: str
-    default: []
 attributes:
   check_mode:
     description:
@@ -169,6 +162,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_api import (
+    API_ARGUMENTS,
     CHECK_PATIENCE,
     NODES,
     PATIENCE,
@@ -272,8 +266,7 @@ def main() -> None:
             "force": {"type": "bool", "default": False},
             "delete_emptydir_data": {"type": "bool", "default": False},
             "lost": {"type": "bool", "default": False},
-            "kubeconfig": {"type": "path", "default": "/etc/kubernetes/admin.conf"},
-            "servers": {"type": "list", "elements": "str", "default": []},
+            **API_ARGUMENTS,
         },
         mutually_exclusive=[["nodes", "name"], ["nodes", "labels"], ["nodes", "taints"], ["nodes", "state"]],
         required_one_of=[["nodes", "name"]],
