@@ -37,7 +37,8 @@ class Answer:
 
     Attributes:
         outcome: `accepted`, `refused` (the server turned this identity away), `untrusted` (its certificate does not
-            verify against the site's CA), `plaintext` (no TLS there), `unreachable`.
+            verify against the site's CA), `plaintext` (no TLS there), `silent` (it took the connection and said nothing
+            in time), `unreachable`.
         detail: the reason, in the peer's or the library's words.
         version: TLS version, such as `TLSv1.3`.
         days_left: until the server's certificate ends.
@@ -93,7 +94,7 @@ def probe(address: str, port: int, server_name: str, trust: ssl.SSLContext, time
         return second
     if answer.outcome == "closed":
         return Answer("accepted", answer.detail, answer.version, answer.days_left)
-    return Answer("plaintext", second.detail)
+    return second if answer.outcome == "silent" else Answer("plaintext", second.detail)
 
 
 def _ask(address: str, port: int, name: str, trust: ssl.SSLContext, timeout: float, *, postgres: bool) -> Answer:
@@ -114,17 +115,23 @@ def _ask(address: str, port: int, name: str, trust: ssl.SSLContext, timeout: flo
             reason = str(error.reason or error)
             return Answer("refused" if "ALERT" in reason else "plaintext", reason)
         except TimeoutError:
-            return Answer("silent", "no answer to a handshake")
+            return Answer("silent", f"no answer to a handshake in {timeout:g} s")
         except OSError as error:
             return Answer("refused" if postgres else "silent", str(error))
         return _talk(session, postgres=postgres)
 
 
 def _offers_tls(raw: socket.socket) -> bool:
-    """Ask as a client of PostgreSQL does; whatever is not its yes is a no."""
+    """Ask as a client of PostgreSQL does; whatever is not its yes is a no, except silence.
+
+    Raises:
+        TimeoutError: no word.
+    """
     try:
         raw.sendall(SSL_REQUEST)
         return raw.recv(1) == b"S"
+    except TimeoutError:
+        raise
     except OSError:
         return False
 

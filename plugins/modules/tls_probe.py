@@ -59,9 +59,11 @@ options:
     type: path
     default: /etc/groundplane/pki/ca.crt
   timeout:
-    description: Seconds for each step of a connection.
+    description:
+      - Seconds for each step of a connection. What has not answered by then is C(silent), and a session that is still
+        open by then counts as C(accepted), so that a host which is busy needs some.
     type: float
-    default: 2.0
+    default: 10.0
 """
 
 EXAMPLES = r"""
@@ -107,7 +109,7 @@ def main() -> None:
             "targets": {"type": "list", "elements": "dict", "required": True, "options": TARGET},
             "identities": {"type": "dict", "required": True},
             "ca": {"type": "path", "default": "/etc/groundplane/pki/ca.crt"},
-            "timeout": {"type": "float", "default": 2.0},
+            "timeout": {"type": "float", "default": 10.0},
         },
         supports_check_mode=True,
     )

@@ -110,3 +110,35 @@ def test_a_port_is_not_trusted_under_another_authority_nor_under_one_that_is_not
     )
     assert [one["outcome"] for one in result["answers"]] == ["untrusted", "untrusted"]
     assert missing in result["answers"][1]["detail"]
+
+
+def test_a_port_that_says_nothing_is_silent_and_not_without_tls(tmp_path: Path) -> None:
+    """As a server looks that is too busy to answer: the kernel takes the connection, and nobody reads it."""
+    authority = Site()
+    ca = tmp_path / "ca.crt"
+    ca.write_text(authority.anchors)
+    with create_server((ADDRESS, 0)) as listener:
+        target = {"address": ADDRESS, "server_name": "data1", "port": listener.getsockname()[1]}
+        result = run("tls_probe", {"ca": str(ca), "identities": {"nobody": {}}, "targets": [target], "timeout": 0.2})
+    (answer,) = result["answers"]
+    assert (answer["outcome"], answer["detail"]) == ("silent", "no answer to a handshake in 0.2 s")
+
+
+def test_a_port_that_talks_without_tls_is_told_from_one_that_is_slow(tmp_path: Path) -> None:
+    authority = Site()
+    ca = tmp_path / "ca.crt"
+    ca.write_text(authority.anchors)
+    with create_server((ADDRESS, 0)) as listener:
+
+        def serve() -> None:
+            for _ in range(2):
+                with listener.accept()[0] as raw:
+                    raw.recv(8)
+                    raw.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        target = {"address": ADDRESS, "server_name": "data1", "port": listener.getsockname()[1]}
+        result = run("tls_probe", {"ca": str(ca), "identities": {"nobody": {}}, "targets": [target]})
+        thread.join()
+    assert result["answers"][0]["outcome"] == "plaintext"
