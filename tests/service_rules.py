@@ -18,6 +18,8 @@ Endpoints = dict[str, set[str]]
 """`namespace/service/protocol/port name` to `address/port` of each endpoint."""
 
 CHAIN = re.compile(r"\tchain service-[A-Z0-9]+-(?P<service>\S+) \{\n(?P<rules>.*?)\n\t\}", re.DOTALL)
+ADDRESSES = re.compile(r"\tmap service-ips \{\n.*?\n\t\}", re.DOTALL)
+LED_TO = re.compile(r": goto service-[A-Z0-9]+-([^\s,]+)")
 ENDPOINT = re.compile(r"__([0-9.]+/\d+)")
 
 
@@ -35,8 +37,16 @@ def declared(slices: list[Plain]) -> Endpoints:
 
 
 def written(table: str) -> Endpoints:
-    """The endpoints that the table of kube-proxy leads to, as `nft list table ip kube-proxy` shows it."""
-    return {match["service"]: set(ENDPOINT.findall(match["rules"])) for match in CHAIN.finditer(table)}
+    """The endpoints that the table of kube-proxy leads to, as `nft list table ip kube-proxy` shows it.
+
+    A service has a chain, and its address an entry in a map that leads there. Without that entry it leads nowhere.
+    """
+    addresses = ADDRESSES.search(table)
+    reached = set(LED_TO.findall(addresses[0])) if addresses else set()
+    return {
+        match["service"]: set(ENDPOINT.findall(match["rules"])) if match["service"] in reached else set()
+        for match in CHAIN.finditer(table)
+    }
 
 
 def wrong(cluster: Cluster, nodes: list[str]) -> list[str]:
@@ -44,11 +54,15 @@ def wrong(cluster: Cluster, nodes: list[str]) -> list[str]:
     want = declared(cluster.get("endpointslices", "-A")["items"])
     rules = {node: written(cluster.lab.out(node, "nft list table ip kube-proxy")) for node in nodes}
     return [
-        f"{node}: {service} leads to {', '.join(sorted(have[service]))}, and is at {', '.join(sorted(want[service]))}"
+        f"{node}: {service} leads to {_listed(have[service])}, and is at {_listed(want[service])}"
         for node, have in rules.items()
         for service in sorted(want.keys() & have.keys())
         if want[service] != have[service]
     ]
+
+
+def _listed(addresses: set[str]) -> str:
+    return ", ".join(sorted(addresses)) or "nobody"
 
 
 @dataclass

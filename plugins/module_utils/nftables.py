@@ -417,6 +417,8 @@ def _chain(
 
 
 _STATES: Final = "ct state vmap { established : accept, related : accept, invalid : goto invalid }"
+# What has turned out to be for the host itself after its way was chosen: a service's address that its proxy translated.
+_TO_ITSELF: Final = "fib daddr type local accept"
 # Without neighbour discovery a link has no IPv6; hop limit 255 proves that the sender is on it (RFC 4861, 7.1).
 _NEIGHBOURS: Final = "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept"
 
@@ -445,7 +447,7 @@ def _answers(columns: str, name: str, sets: Sequence[str]) -> list[str]:
 
 def _output_before(policy: Policy, sets: Sequence[str]) -> list[str]:
     # Of connections older than their tracking (first load, flushed table), whose next packet is our answer.
-    rules = ['oif "lo" accept', _STATES, *_answers("ip daddr . ip saddr . tcp sport", "inbound_tcp", sets)]
+    rules = ['oif "lo" accept', _STATES, _TO_ITSELF, *_answers("ip daddr . ip saddr . tcp sport", "inbound_tcp", sets)]
     if policy.networks:
         rules.append("ip daddr @networks icmp type echo-request accept")
     if policy.pods:

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.nodes
 CLIENT = "bastion1"
 """May use the API by its virtual address, and the gateway as anybody may."""
 SECONDS_FOR_POLICIES = 15
+PROXY_STATE = 'import urllib.request; print(urllib.request.urlopen("http://127.0.0.1:10256/healthz").read().decode())'
 PORT = 8080
 LEVELS = {
     f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "warn", "audit")
@@ -328,6 +329,21 @@ def test_every_node_leads_to_the_endpoints_that_the_cluster_knows(cluster: Clust
     nodes = cluster.lab.groups["kubernetes"]
     assert written(cluster.lab.out(nodes[0], "nft list table ip kube-proxy")), "no service at all"
     wait_for(lambda: not wrong(cluster, nodes), 30, "rules as the cluster knows them")
+
+
+def test_a_service_proxy_that_starts_anew_finds_its_own_rules(cluster: Cluster) -> None:
+    """Twice: one that took its own entries for another's removed them, and the next wrote them again."""
+    node = cluster.workers[0]
+
+    def written_at() -> str:
+        """When its proxy wrote rules last; nothing while it is away, and a time long ago while it has written none."""
+        told = cluster.lab.run(node, f"python3 -c '{PROXY_STATE}'", check=False).stdout
+        return str(json.loads(told)["status"]["IPv4"]["lastUpdated"]) if told else ""
+
+    for _ in range(2):
+        killed = cluster.lab.out(node, "pkill --exact kube-proxy; date --utc +%Y-%m-%dT%H:%M:%S")
+        wait_for(lambda: written_at() > killed, 60, "a proxy that has written rules")  # noqa: B023
+        assert wrong(cluster, [node]) == []
 
 
 def test_a_policy_blocks_what_it_does_not_name_and_lets_through_what_it_does(

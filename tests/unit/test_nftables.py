@@ -129,6 +129,7 @@ class TestRender:
         accepted = [line for name in ("input", "forward", "output") for line in chain(text, name) if "accept" in line]
         assert [line for line in accepted if "established" not in line and '"lo"' not in line] == [
             "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept",
+            "fib daddr type local accept",
             "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } ip6 hoplimit 255 accept",
             "icmpv6 type mld2-listener-report accept",
         ]

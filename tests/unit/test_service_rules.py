@@ -4,11 +4,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tests.service_rules import declared, written
 
 TABLE = """table ip kube-proxy {
+\tmap service-ips {
+\t\ttype ipv4_addr . inet_proto . inet_service : verdict
+\t\tcomment "ClusterIP, ExternalIP and LoadBalancer IP traffic"
+\t\telements = { 10.96.0.10 . udp . 53 : goto service-ABCDEF-kube-system/kube-dns/udp/dns,
+\t\t\t     10.96.52.250 . tcp . 443 : goto service-GHIJKL-data/empty/tcp/ }
+\t}
+
 \tchain services {
 \t\tip daddr . meta l4proto . th dport vmap @service-ips
 \t}
@@ -40,6 +48,12 @@ def slice_of(addresses: dict[str, bool]) -> dict[str, Any]:
 def test_a_table_says_where_services_lead() -> None:
     assert written(TABLE)["kube-system/kube-dns/udp/dns"] == {"10.244.0.79/53", "10.244.1.79/53"}
     assert "services" not in written(TABLE)
+
+
+def test_an_address_that_no_map_knows_leads_nowhere() -> None:
+    """What a proxy leaves that takes its own entries for another's."""
+    lost = re.sub(r"\t\telements = \{[^}]*\}\n", "", TABLE)
+    assert written(lost) == {"kube-system/kube-dns/udp/dns": set()}
 
 
 def test_slices_of_one_service_are_taken_together_and_only_what_is_ready_counts() -> None:
