@@ -82,12 +82,15 @@ manifests:
   type: dict
   returned: success
   sample: {kube-apiserver: v1.34.4, etcd: 3.6.5-0}
-service_rules_lost:
+rules_lost:
   description:
-    - Whether the service proxy runs here and the kernel has no table of its, because somebody removed all rules. It
-      writes them anew within an hour, or when it is started.
-  type: bool
+    - Those of C(kube-proxy) and C(cilium-agent) which run here and of whose rules the kernel has none, because somebody
+      removed all. Without them addresses of services lead nowhere, and policies take the node for a stranger. Both write
+      theirs anew when they are started.
+  type: list
+  elements: str
   returned: success
+  sample: [kube-proxy]
 certificates:
   description:
     - File of each certificate of kubeadm, authorities and clients in kubeconfig files included, to the seconds that it
@@ -100,20 +103,25 @@ certificates:
 import re
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.groundplane.onprem.plugins.module_utils.certificate import CertificateError, read_pem
 from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_config import ConfigError, load
 from ansible_collections.groundplane.onprem.plugins.module_utils.process import oldest
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 FORMED = "formed"
 API_SERVER = "kube-apiserver"
 CLIENTS = ("admin", "super-admin", "controller-manager", "scheduler")
 """The kubeconfig files with a certificate in them. The kubelet's names a file, which it replaces by itself."""
 KUBELET_CERTIFICATE = "pki/kubelet-client-current.pem"
-PROXY = "kube-proxy"
-PROXY_STARTS = 60.0
-"""Seconds in which a proxy that was just started may still be without rules."""
+RULES = {"kube-proxy": "table ip kube-proxy {", "cilium-agent": "chain CILIUM_"}
+"""Programs that keep rules in the kernel, and how a list of all chains begins a line about theirs."""
+FIRST_RULES = 60.0
+"""Seconds in which a program that was just started may still be without rules."""
 _IMAGE = re.compile(r"^\s*(?:- )?image:\s*[\"']?(?P<image>[^\s\"']+)", re.MULTILINE)
 _VERSION = re.compile(r"v?(\d+\.\d+\.\d+\S*)\s*\Z")
 
@@ -139,16 +147,21 @@ def manifests(directory: Path) -> dict[str, str]:
     }
 
 
-def service_rules_lost(age: float, tables: str | None) -> bool:
-    """Whether a service proxy should have rules and has none.
+def rules_lost(ages: Mapping[str, float], chains: str | None) -> list[str]:
+    """The programs that should have rules and have none.
 
     Args:
-        age: seconds for which it runs; 0 when it does not.
-        tables: what `nft list tables` says; None when it cannot be asked.
+        ages: program to the seconds for which it runs; 0 when it does not.
+        chains: what `nft list chains` says; None when it cannot be asked.
     """
-    if age < PROXY_STARTS or tables is None:
-        return False
-    return ["table", "ip", PROXY] not in [line.split() for line in tables.splitlines()]
+    if chains is None:
+        return []
+    lines = [line.strip() for line in chains.splitlines()]
+    return [
+        program
+        for program, age in ages.items()
+        if age >= FIRST_RULES and not any(line.startswith(RULES[program]) for line in lines)
+    ]
 
 
 def certificates(directory: Path, kubelet: Path, now: float) -> dict[str, int]:
@@ -190,7 +203,7 @@ def main() -> None:
     said = module.run_command([program, "--version"])[1] if program else ""
     pods = manifests(directory / "manifests")
     nft = module.get_bin_path("nft")
-    asked, tables, _ = module.run_command([nft, "list", "tables"]) if nft else (1, "", "")
+    asked, chains, _ = module.run_command([nft, "list", "chains"]) if nft else (1, "", "")
     try:
         module.exit_json(
             changed=False,
@@ -202,7 +215,7 @@ def main() -> None:
             kubelet_version=version(said),
             manifest_version=version(pods.get(API_SERVER, "")),
             manifests=pods,
-            service_rules_lost=service_rules_lost(oldest(PROXY), None if asked else tables),
+            rules_lost=rules_lost({program: oldest(program) for program in RULES}, None if asked else chains),
             certificates=certificates(directory, Path(module.params["kubelet_directory"]), time.time()),
         )
     except (CertificateError, ConfigError) as error:

@@ -87,25 +87,32 @@ def test_nothing_is_there(tmp_path: Path) -> None:
         "kubelet_version": "",
         "manifest_version": "",
         "manifests": {},
-        "service_rules_lost": False,
+        "rules_lost": [],
         "certificates": {},
     }
 
 
+OURS = "table inet groundplane {\n\tchain input {\n\t\ttype filter hook input priority filter; policy drop;\n\t}\n}\n"
+PROXYS = "table ip kube-proxy {\n\tchain services {\n\t}\n}\n"
+OTHER = PROXYS.replace("ip ", "ip6 ")
+AGENTS = "table ip mangle {\n\tchain CILIUM_PRE_mangle {\n\t}\n}\n"
+
+
 @pytest.mark.parametrize(
-    ("age", "tables", "lost"),
+    ("proxy", "agent", "chains", "lost"),
     [
-        (3600.0, "table inet groundplane\ntable ip kube-proxy\n", False),
-        (3600.0, "table inet groundplane\n", True),
-        (3600.0, "table ip6 kube-proxy\n", True),
-        (3600.0, "", True),
-        (3600.0, None, False),
-        (5.0, "table inet groundplane\n", False),
-        (0.0, "", False),
+        (3600.0, 3600.0, OURS + PROXYS + AGENTS, []),
+        (3600.0, 3600.0, OURS + AGENTS, ["kube-proxy"]),
+        (3600.0, 3600.0, OURS + OTHER + AGENTS, ["kube-proxy"]),
+        (3600.0, 3600.0, OURS + PROXYS, ["cilium-agent"]),
+        (3600.0, 3600.0, "", ["kube-proxy", "cilium-agent"]),
+        (3600.0, 3600.0, None, []),
+        (5.0, 3600.0, OURS, ["cilium-agent"]),
+        (0.0, 0.0, OURS, []),
     ],
 )
-def test_a_proxy_that_runs_for_a_while_has_rules(age: float, tables: str | None, lost: bool) -> None:
-    assert kubernetes_node_state.service_rules_lost(age, tables) is lost
+def test_who_runs_for_a_while_has_rules(proxy: float, agent: float, chains: str | None, lost: list[str]) -> None:
+    assert kubernetes_node_state.rules_lost({"kube-proxy": proxy, "cilium-agent": agent}, chains) == lost
 
 
 def test_a_control_plane(tmp_path: Path) -> None:
