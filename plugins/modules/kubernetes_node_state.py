@@ -85,8 +85,8 @@ manifests:
 rules_lost:
   description:
     - Those of C(kube-proxy) and C(cilium-agent) which run here and of whose rules the kernel has none, because somebody
-      removed all. Without them addresses of services lead nowhere, and policies take the node for a stranger. Each writes
-      its own anew when it is started.
+      removed all. Without them addresses of services lead nowhere, and policies take the node for a stranger.
+    - Each writes its own anew when it is started.
   type: list
   elements: str
   returned: success
