@@ -228,18 +228,20 @@ def entry_points(role: Path) -> list[dict[str, Any]]:
 # ----------------------------------------------------------------------------------------------------------- plugins
 
 
+def constants(body: list[ast.stmt]) -> dict[str, Any]:
+    """The names that are set to a literal, and what to."""
+    return {
+        target.id: node.value.value
+        for node in body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
 def documentation(path: Path) -> dict[str, Any]:
     """DOCUMENTATION, EXAMPLES and RETURN of a plugin, from its constants or from the file that stands for them."""
-    if path.suffix == ".yml":
-        content = yaml.safe_load(path.read_text())
-    else:
-        content = {
-            target.id: node.value.value
-            for node in ast.parse(path.read_text()).body
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
+    content = yaml.safe_load(path.read_text()) if path.suffix == ".yml" else constants(ast.parse(path.read_text()).body)
     if "DOCUMENTATION" not in content:
         return {}
     parsed = {key: content.get(key) or {} for key in ("DOCUMENTATION", "RETURN")}
@@ -247,11 +249,32 @@ def documentation(path: Path) -> dict[str, Any]:
     return {**parsed["DOCUMENTATION"], "returns": parsed["RETURN"], "examples": (content.get("EXAMPLES") or "").strip()}
 
 
+def shared_options(directory: Path, names: list[str]) -> dict[str, Any]:
+    """The options of documentation fragments of the collection.
+
+    Args:
+        directory: of its plugins.
+        names: of the fragments, in full.
+
+    Raises:
+        PageError: a fragment of another collection, or one that is not there.
+    """
+    options: dict[str, Any] = {}
+    for name in names:
+        path = directory / "doc_fragments" / f"{name.removeprefix(f'{COLLECTION}.')}.py"
+        if not path.exists():
+            raise PageError(f"documentation fragment {name}: there is no {path.name} among the collection's own")
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and node.name == "ModuleDocFragment":
+                options |= yaml.safe_load(constants(node.body)["DOCUMENTATION"]).get("options", {})
+    return options
+
+
 def plugins(directory: Path) -> list[dict[str, Any]]:
     """All documented plugins of a collection; an action has its page with the module of its name.
 
     Raises:
-        PageError: two plugins of a name, an action without a module, or documentation that stands elsewhere.
+        PageError: two plugins of a name, an action without a module, or a fragment that is not there.
     """
     found: dict[str, dict[str, Any]] = {}
     for folder, kind in KINDS.items():
@@ -259,8 +282,8 @@ def plugins(directory: Path) -> list[dict[str, Any]]:
             plugin = documentation(path)
             if not plugin:
                 continue
-            if "extends_documentation_fragment" in plugin:
-                raise PageError(f"{kind} {path.stem}: documentation fragments are not read here")
+            if fragments := plugin.pop("extends_documentation_fragment", []):
+                plugin["options"] = plugin.get("options", {}) | shared_options(directory, fragments)
             if path.stem in found:
                 raise PageError(f"{kind} {path.stem}: another plugin has a page of this name")
             has_action = kind == "module" and (directory / "action" / path.name).exists()
