@@ -67,7 +67,7 @@ def _listed(addresses: set[str]) -> str:
 
 @dataclass
 class RulesWitness:
-    """Looks every few seconds, while entered, and keeps what stays wrong from one look to the next.
+    """Looks every so often, while entered, and keeps what stays wrong from one look to the next.
 
     Attributes:
         cluster: where.
@@ -79,7 +79,7 @@ class RulesWitness:
 
     cluster: Cluster
     nodes: list[str]
-    pause: float = 10.0
+    pause: float = 30.0
     stale: list[str] = field(default_factory=list)
     looks: int = 0
     _over: threading.Event = field(default_factory=threading.Event)
