@@ -385,6 +385,27 @@ def frozen(lab: Lab, host: str) -> Iterator[None]:
         lab.engine("unpause", host)
 
 
+@contextlib.contextmanager
+def standing_still(lab: Lab, host: str, program: str, seconds: int = 60) -> Iterator[None]:
+    """The oldest process of a program is stopped; its kernel still takes connections for it.
+
+    Args:
+        lab: where.
+        host: of the process.
+        program: its name, as the kernel has it.
+        seconds: after which it goes on although this test was killed. The timer goes with the fault: it would wake what
+            the next drill stops.
+    """
+    pid = lab.out(host, f"pgrep -xo {program}")
+    timer = f"groundplane-drill-{pid}"
+    wake = f"systemd-run --quiet --collect --unit={timer} --on-active={seconds} kill -CONT {pid}"
+    lab.run(host, f"{wake} && kill -STOP {pid}")
+    try:
+        yield
+    finally:
+        lab.run(host, f"kill -CONT {pid}; systemctl stop {timer}.timer")
+
+
 def holders(lab: Lab, hosts: Sequence[str], address: str) -> list[str]:
     """Which hosts have an address on an interface now. A frozen host cannot be asked."""
     return [host for host in hosts if lab.out(host, f"ip -o address show to {address}/32")]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from tests import results
-from tests.faults.drill import RUNS, frozen, holders, summary, wait_for
+from tests.faults.drill import RUNS, frozen, holders, standing_still, summary, wait_for
 from tests.faults.kubernetes_clients import ApiReader, ApiWriter, errors_for, fetcher, in_order
 
 if TYPE_CHECKING:
@@ -130,15 +130,10 @@ def test_an_api_server_that_hangs_is_left_by_its_clients(lab: Lab, drill_api: Ac
         with Watched(lab, drill_api) as watched:
             time.sleep(1)
             host = watched.busiest(cluster)
-            pid = lab.out(host, "pgrep -xo kube-apiserver")
-            # The timer wakes it also when this test is killed.
-            lab.run(host, f"systemd-run --quiet --collect --on-active=60 kill -CONT {pid}; kill -STOP {pid}")
-            try:
+            with standing_still(lab, host, "kube-apiserver"):
                 start = time.time()
                 watched.served(start + ERRORS_ALLOWED, 30)
                 time.sleep(5)
-            finally:
-                lab.run(host, f"kill -CONT {pid}")
             time.sleep(5)
         assert any(client.record.failed for client in watched.clients), "nobody noticed: was it the API server?"
         figures.add(watched)
@@ -150,20 +145,16 @@ def test_api_servers_that_are_all_too_busy_for_their_checks_are_slow_and_not_gon
     """All stand still until a balancer takes every one of them for dead. Who connects then is answered afterwards."""
     cluster = drill_api.cluster
     holder = holders(lab, lab.groups["load_balancer"], cluster.api[0])[0]
-    pids = {host: lab.out(host, "pgrep -xo kube-apiserver") for host in cluster.control_plane}
     journal = f"journalctl -u haproxy --since @{time.time():.0f} -o cat"
     told = f"{journal} | grep -c 'kubernetes_control_plane_api has no server' || :"
     with fetcher(lab, drill_api.client, (*cluster.api, "/readyz"), interval=0.2, patience=20) as client:
         client.watch(2)
-        for host, pid in pids.items():
-            lab.run(host, f"systemd-run --quiet --collect --on-active=60 kill -CONT {pid}; kill -STOP {pid}")
-        try:
+        with ExitStack() as faults:
+            for host in cluster.control_plane:
+                faults.enter_context(standing_still(lab, host, "kube-apiserver"))
             wait_for(lambda: lab.out(holder, told) != "0", 30, "a balancer that takes all for dead")
             dead = time.time()
             time.sleep(2)
-        finally:
-            for host, pid in pids.items():
-                lab.run(host, f"kill -CONT {pid}")
         client.watch(5)
     late = [attempt for attempt in client.record.attempts if attempt.sent > dead]
     cluster.wait_until_sound(300)
