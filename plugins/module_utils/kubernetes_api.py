@@ -26,11 +26,6 @@ if TYPE_CHECKING:
 
 CONNECT = 3.0
 """Seconds in which a server must take a connection."""
-API_ARGUMENTS: dict[str, dict[str, Any]] = {
-    "kubeconfig": {"type": "path", "default": "/etc/kubernetes/admin.conf"},
-    "servers": {"type": "list", "elements": "str", "default": []},
-}
-"""Options of a module that asks the API, documented by the fragment of that name."""
 TIMEOUT = 30.0
 """Seconds in which it must answer; the API server itself gives up a write after 34 (`--request-timeout` aside)."""
 PATIENCE = 60.0
@@ -41,6 +36,11 @@ PAUSE = 0.5
 """Seconds between two rounds over the servers."""
 PAGE = 500
 """Objects that one answer to a list holds at most."""
+API_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "kubeconfig": {"type": "path", "default": "/etc/kubernetes/admin.conf"},
+    "servers": {"type": "list", "elements": "str", "default": []},
+}
+"""Options of a module that asks the API, documented by the fragment `kubernetes_api`."""
 
 JSON = "application/json"
 APPLY_PATCH = "application/apply-patch+yaml"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from ansible_collections.groundplane.onprem.plugins.module_utils import contract
+from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_api import API_ARGUMENTS
 
 from docs import generate
 
@@ -173,3 +174,16 @@ def test_a_page_that_is_not_current_is_named(
     assert sorted(path.name for path in (tmp_path / "docs/plugins").iterdir()) == ["a.md", "b.md"]
     (tmp_path / "docs/plugins/a.md").unlink()
     assert generate.main(["--check"]) == 1, "a missing page alone"
+
+
+def test_options_of_a_fragment_are_those_that_programs_take() -> None:
+    documented = generate.shared_options(generate.ROOT / "plugins", ["groundplane.onprem.kubernetes_api"])
+    assert {
+        name: {key: value for key, value in option.items() if key != "description"}
+        for name, option in documented.items()
+    } == API_ARGUMENTS
+
+
+def test_a_fragment_that_is_not_there_is_named() -> None:
+    with pytest.raises(generate.PageError, match=r"community\.general\.proxmox"):
+        generate.shared_options(generate.ROOT / "plugins", ["community.general.proxmox"])

@@ -10,8 +10,6 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from ansible_collections.groundplane.onprem.plugins.module_utils import contract
-from ansible_collections.groundplane.onprem.plugins.module_utils.site import Site
 
 from tests.lab import Lab
 
@@ -33,7 +31,7 @@ def inventory(environment: str) -> Lab:
 def test_the_contracts_fit_the_inventory(environment: str) -> None:
     hostvars = inventory(environment).hostvars
     groups = inventory(environment).groups | {"all": list(hostvars)}
-    site = Site.from_hostvars(contract.discover([ROOT / "roles"]), groups, hostvars, next(iter(hostvars)))
+    site = inventory(environment).site
     for host in hostvars:
         assert site.firewall(host)["inbound"], host
         assert all(one["directory"] for one in site.certificates(host))
