@@ -163,6 +163,7 @@ class Listen:
     from_: tuple[str, ...] = field(default=(), metadata={"rule": NAMES})  # groups, all, any, pods
     from_networks: tuple[str, ...] = field(default=(), metadata={"rule": NAMES})
     authority: str | None = field(default=None, metadata={"rule": PATH})  # None: the site's anchor
+    starttls: str | None = field(default=None, metadata={"rule": choice("postgres")})  # None: TLS from the first byte
     when: Condition | None = field(default=None, metadata={"rule": section(Condition)})  # None: always
 
 
@@ -488,12 +489,7 @@ def _check_listens(contract: Contract, problems: list[str]) -> None:
     for index, listen in enumerate(contract.listens):
         at = f"listens[{index}]"
         if listen.protocol == "vrrp":
-            if listen.port is not None:
-                problems.append(f"{at}.port: VRRP has no ports")
-            if listen.tls not in (None, "none"):
-                problems.append(f"{at}.tls: VRRP has no TLS")
-            if listen.authority is not None:
-                problems.append(f"{at}.authority: VRRP has no TLS")
+            _check_vrrp(listen, at, problems)
             places.append((listen.protocol, listen.name))
             continue
         if listen.port is None:
@@ -502,11 +498,28 @@ def _check_listens(contract: Contract, problems: list[str]) -> None:
             problems.append(f"{at}.tls: missing")
         elif listen.tls != "mutual" and listen.reason is None:
             problems.append(f"{at}.reason: missing, and tls: {listen.tls} needs one")
-        if listen.authority is not None and listen.tls == "none":
-            problems.append(f"{at}.authority: nobody vouches for a port with tls: none")
+        if listen.tls == "none":
+            _check_no_tls(listen, at, problems)
         sometimes = f"when {listen.when.variable} is {listen.when.is_}" if listen.when else ""
         places.append((listen.protocol, str(listen.port), listen.network or "", sometimes))
     _check_unique("listens", places, problems)
+
+
+def _check_vrrp(listen: Listen, at: str, problems: list[str]) -> None:
+    if listen.port is not None:
+        problems.append(f"{at}.port: VRRP has no ports")
+    if listen.tls not in (None, "none"):
+        problems.append(f"{at}.tls: VRRP has no TLS")
+    problems += [
+        f"{at}.{key}: VRRP has no TLS" for key in ("authority", "starttls") if getattr(listen, key) is not None
+    ]
+
+
+def _check_no_tls(listen: Listen, at: str, problems: list[str]) -> None:
+    if listen.authority is not None:
+        problems.append(f"{at}.authority: nobody vouches for a port with tls: none")
+    if listen.starttls is not None:
+        problems.append(f"{at}.starttls: a port with tls: none starts none")
 
 
 def _check_references(contract: Contract, problems: list[str]) -> None:

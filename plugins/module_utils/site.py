@@ -427,7 +427,7 @@ class Site:
         return [contract.as_mapping() for contract in self.contracts_of(host)]
 
     def listens(self, host: str) -> list[Plain]:
-        """What is open on a host: `service`, `name`, `protocol`, `port`, `tls`, `authority`, `addresses` by network."""
+        """What is open on a host, by service: what its contract says of the listen, and `addresses` by network."""
         return [
             {
                 "service": contract.service,
@@ -436,6 +436,7 @@ class Site:
                 "port": listen.port,
                 "tls": listen.tls,
                 "authority": listen.authority,
+                "starttls": listen.starttls,
                 "addresses": self._legs(contract, listen, self.hosts[host]),
             }
             for contract in self.contracts_of(host)
@@ -471,6 +472,7 @@ class Site:
                         "port": endpoint.port,
                         "mode": endpoint.mode,
                         "tls": endpoint.tls,
+                        "starttls": listen.starttls if endpoint.mode == "tcp" else None,
                         "kind": endpoint.members,
                         "on_marked_down": endpoint.on_marked_down,
                         "check": {

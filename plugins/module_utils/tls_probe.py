@@ -72,8 +72,10 @@ def days_left(session: ssl.SSLSocket) -> float | None:
     return round((ends - time.time()) / 86400, 2)
 
 
-def probe(address: str, port: int, server_name: str, trust: ssl.SSLContext, timeout: float) -> Answer:
-    """Ask one port, first by TLS at once, then by PostgreSQL's request for TLS.
+def probe(
+    address: str, port: int, server_name: str, trust: ssl.SSLContext, timeout: float, *, starttls: str | None = None
+) -> Answer:
+    """Ask one port.
 
     Args:
         address: IP address to connect to.
@@ -81,20 +83,15 @@ def probe(address: str, port: int, server_name: str, trust: ssl.SSLContext, time
         server_name: name that the server's certificate must carry.
         trust: from `context`.
         timeout: seconds for each step.
+        starttls: `postgres` asks for TLS as a client of PostgreSQL does; None begins with it.
 
     Returns:
         The answer; network and TLS errors are outcomes, not exceptions.
     """
-    answer = _ask(address, port, server_name, trust, timeout, postgres=False)
-    if answer.outcome not in {"plaintext", "silent", "closed"}:
-        return answer
-    # PostgreSQL 17 takes a TLS handshake at once too, but then says nothing to a client without its ALPN name.
-    second = _ask(address, port, server_name, trust, timeout, postgres=True)
-    if second.outcome not in {"plaintext", "silent", "closed"}:
-        return second
+    answer = _ask(address, port, server_name, trust, timeout, postgres=starttls == "postgres")
     if answer.outcome == "closed":
         return Answer("accepted", answer.detail, answer.version, answer.days_left)
-    return second if answer.outcome == "silent" else Answer("plaintext", second.detail)
+    return answer
 
 
 def _ask(address: str, port: int, name: str, trust: ssl.SSLContext, timeout: float, *, postgres: bool) -> Answer:
@@ -110,14 +107,14 @@ def _ask(address: str, port: int, name: str, trust: ssl.SSLContext, timeout: flo
         except ssl.SSLCertVerificationError as error:
             return Answer("untrusted", error.verify_message)
         except ssl.SSLEOFError:
-            return Answer("refused", "closed in the handshake") if postgres else Answer("silent")
+            return Answer("refused", "closed in the handshake")
         except ssl.SSLError as error:
             reason = str(error.reason or error)
             return Answer("refused" if "ALERT" in reason else "plaintext", reason)
         except TimeoutError:
             return Answer("silent", f"no answer to a handshake in {timeout:g} s")
         except OSError as error:
-            return Answer("refused" if postgres else "silent", str(error))
+            return Answer("refused", str(error))
         return _talk(session, postgres=postgres)
 
 

@@ -28,11 +28,22 @@ def targets(listens: Iterable[Mapping[str, Any]], server_name: str) -> list[dict
         server_name: name that the host's certificates carry.
     """
     return [
-        {"address": address, "port": listen["port"], "server_name": server_name, **_vouched(listen.get("authority"))}
+        {
+            "address": address,
+            "port": listen["port"],
+            "server_name": server_name,
+            **_started(listen),
+            **_vouched(listen.get("authority")),
+        }
         for listen in listens
         if listen["protocol"] == "tcp" and listen["tls"] != "none"
         for address in listen["addresses"].values()
     ]
+
+
+def _started(port: Mapping[str, Any]) -> dict[str, str]:
+    """What a target of a probe has in addition where a client asks for TLS before it begins."""
+    return {"starttls": port["starttls"]} if port.get("starttls") else {}
 
 
 def _vouched(authority: str | None) -> dict[str, Any]:
@@ -78,7 +89,12 @@ def endpoint_targets(
     """
     taking_part = None if hosts is None else set(hosts)
     return [
-        {"address": one["address"], "port": one["port"], "server_name": endpoint_name(one, domain)}
+        {
+            "address": one["address"],
+            "port": one["port"],
+            "server_name": endpoint_name(one, domain),
+            **_started(one),
+        }
         for one in endpoints
         if one["tls"] != "none"
         and not (one["kind"] == "replicas" and len(one["members"]) == 1)

@@ -46,6 +46,10 @@ options:
       ca:
         description: Trust anchors, PEM, of this target, where they are not O(ca).
         type: path
+      starttls:
+        description: How the target is asked for TLS where a connection does not begin with it.
+        type: str
+        choices: [postgres]
       identities:
         description: Identities that ask this target only, besides O(identities).
         type: dict
@@ -69,7 +73,7 @@ options:
 EXAMPLES = r"""
 - name: The database lets members in and nobody else
   groundplane.onprem.tls_probe:
-    targets: [{address: 10.0.3.11, port: 5432, server_name: data1}]
+    targets: [{address: 10.0.3.11, port: 5432, server_name: data1, starttls: postgres}]
     identities:
       host: {certificate: /etc/groundplane/pki/host.crt, key: /etc/groundplane/pki/host.key}
       nobody: {}
@@ -98,6 +102,7 @@ TARGET = {
     "port": {"type": "int", "required": True},
     "server_name": {"type": "str", "required": True},
     "ca": {"type": "path"},
+    "starttls": {"type": "str", "choices": ["postgres"]},
     "identities": {"type": "dict", "default": {}},
 }
 
@@ -137,7 +142,14 @@ def main() -> None:
         except (OSError, ssl.SSLError) as error:
             answer = Answer("untrusted", f"{ca}, asked as {name}: {error}")
         else:
-            answer = probe(target["address"], target["port"], target["server_name"], trusted, module.params["timeout"])
+            answer = probe(
+                target["address"],
+                target["port"],
+                target["server_name"],
+                trusted,
+                module.params["timeout"],
+                starttls=target["starttls"],
+            )
         return {"address": target["address"], "port": target["port"], "identity": name, **answer.plain()}
 
     questions = [

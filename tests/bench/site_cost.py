@@ -23,6 +23,9 @@ HEADER = re.compile(r"^TASK \[(?:groundplane\.onprem\.(?P<role>\w+) : )?(?P<name
 CLOCK = re.compile(r"\(\d+:\d\d:[\d.]+\)\s+(\d+):(\d\d):([\d.]+) \*+\s*$")
 DONE = re.compile(r"^(?:ok|changed): \[(?P<host>[^\] ]+)")
 
+PROFILED = {"ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks"}
+"""Environment of a run whose output `costs` can read."""
+
 
 @dataclass
 class Cost:
@@ -62,11 +65,13 @@ def costs(output: str) -> dict[str, Cost]:
     return found
 
 
-def profiled(lab: Lab, name: str, *arguments: str) -> tuple[Play, float]:
-    """A run of the site whose costs are recorded and within budget: its outcome and its seconds, start included."""
-    start = time.monotonic()
-    play = lab.play("site", *arguments, environment={"ANSIBLE_CALLBACKS_ENABLED": "ansible.posix.profile_tasks"})
-    seconds = time.monotonic() - start
+def record_costs(name: str, play: Play) -> None:
+    """Record what each role cost in a run under PROFILED, and fail if one is over its budget.
+
+    Args:
+        name: of the run, in the results.
+        play: the run, which has to have ended well.
+    """
     assert play.returncode == 0, play.output[-4000:]
     measured = costs(play.output)
     results.record(
@@ -75,4 +80,12 @@ def profiled(lab: Lab, name: str, *arguments: str) -> tuple[Play, float]:
     )
     over = {role: c.tasks_a_host for role, c in measured.items() if c.tasks_a_host > BUDGET.get(role, 0)}
     assert over == {}, "more tasks a host than tests/bench/budget.yml allows"
+
+
+def profiled(lab: Lab, name: str, *arguments: str) -> tuple[Play, float]:
+    """A run of the site whose costs are recorded and within budget: its outcome and its seconds, start included."""
+    start = time.monotonic()
+    play = lab.play("site", *arguments, environment=PROFILED)
+    seconds = time.monotonic() - start
+    record_costs(name, play)
     return play, seconds

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import subprocess
 import textwrap
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -162,9 +161,7 @@ def test_a_server_lets_in_only_whom_the_flow_names(world: World) -> None:
 def test_a_client_is_told_at_once_what_it_may_not(world: World) -> None:
     world.load("client", policy(outbound=[WEB]))
     assert world.connect("client", CLIENT, SERVER, 80) == "refused"
-    begin = time.monotonic()
-    assert world.connect("client", CLIENT, SERVER, 81) == "unreachable"
-    assert time.monotonic() - begin < 1.7
+    assert world.connect("client", CLIENT, SERVER, 81) == "unreachable"  # Who is not told waits, and is "filtered".
 
 
 def test_a_router_passes_only_flows_and_only_from_their_network(world: World) -> None:

@@ -35,7 +35,11 @@ def example(**contracts: Contract) -> Site:
     stated = {
         "postgres": contract(
             "postgres",
-            listens=[listen("database", 5432, "postgres"), listen("pooler", 6432), listen("rest", 8008, "postgres")],
+            listens=[
+                listen("database", 5432, "postgres"),
+                listen("pooler", 6432, starttls="postgres"),
+                listen("rest", 8008, "postgres"),
+            ],
             endpoints=[
                 {
                     "name": "primary",
@@ -212,6 +216,7 @@ def test_what_the_load_balancer_serves() -> None:
             "port": 5433,
             "mode": "tcp",
             "tls": "mutual",
+            "starttls": "postgres",
             "kind": "leader",
             "on_marked_down": "shutdown-sessions",
             "check": {"port": 8008, "method": "HEAD", "path": "/primary", "status": 200, "tls": "mutual"},

@@ -124,21 +124,33 @@ def test_a_port_that_says_nothing_is_silent_and_not_without_tls(tmp_path: Path) 
     assert (answer["outcome"], answer["detail"]) == ("silent", "no answer to a handshake in 0.2 s")
 
 
-def test_a_port_that_talks_without_tls_is_told_from_one_that_is_slow(tmp_path: Path) -> None:
+def outcome_of(tmp_path: Path, said: bytes, **asked: Any) -> tuple[str, str, bytes]:
+    """What is made of a server that reads once and says this, and what it read."""
     authority = Site()
     ca = tmp_path / "ca.crt"
     ca.write_text(authority.anchors)
+    read = []
     with create_server((ADDRESS, 0)) as listener:
+        listener.settimeout(10)
 
         def serve() -> None:
-            for _ in range(2):
-                with listener.accept()[0] as raw:
-                    raw.recv(8)
-                    raw.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            with listener.accept()[0] as raw:
+                read.append(raw.recv(8))
+                raw.sendall(said)
 
         thread = threading.Thread(target=serve)
         thread.start()
-        target = {"address": ADDRESS, "server_name": "data1", "port": listener.getsockname()[1]}
-        result = run("tls_probe", {"ca": str(ca), "identities": {"nobody": {}}, "targets": [target]})
+        target = {"address": ADDRESS, "server_name": "data1", "port": listener.getsockname()[1], **asked}
+        (answer,) = run("tls_probe", {"ca": str(ca), "identities": {"nobody": {}}, "targets": [target]})["answers"]
         thread.join()
-    assert result["answers"][0]["outcome"] == "plaintext"
+    return answer["outcome"], answer["detail"], read[0]
+
+
+def test_a_port_that_talks_without_tls_is_told_from_one_that_is_slow(tmp_path: Path) -> None:
+    outcome, _detail, read = outcome_of(tmp_path, b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    assert (outcome, read[:2]) == ("plaintext", b"\x16\x03")
+
+
+def test_a_database_is_asked_for_tls_as_its_clients_ask(tmp_path: Path) -> None:
+    outcome, detail, read = outcome_of(tmp_path, b"N", starttls="postgres")
+    assert (outcome, detail, read) == ("plaintext", "no TLS is offered", bytes.fromhex("0000000804d2162f"))

@@ -138,6 +138,14 @@ def test_a_port_may_know_one_of_the_certificates_only() -> None:
     assert verification.breaches("data1", LISTENS[:1], peer) == []
 
 
+def test_a_port_is_asked_for_tls_as_its_clients_ask() -> None:
+    served = [{**LISTENS[0], "starttls": "postgres"}]
+    assert [one["starttls"] for one in verification.targets(served, "data1")] == ["postgres"]
+    endpoint = {"name": "a", "service": "b", "address": "10.0.2.9", "port": 1, "tls": "mutual", "kind": "all"}
+    asked = verification.endpoint_targets([endpoint | {"members": [{}], "starttls": "postgres"}], "x")
+    assert [one["starttls"] for one in asked] == ["postgres"]
+
+
 def test_replicas_of_a_single_member_are_no_target() -> None:
     endpoint = {
         "name": "replicas",
