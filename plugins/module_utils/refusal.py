@@ -34,6 +34,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.site import (
     Site,
     SiteError,
     conditions,
+    site_variables,
 )
 
 if TYPE_CHECKING:
@@ -301,11 +302,13 @@ def contract_fits(situation: Situation) -> Iterator[str]:
     networks = {name: row for name, row in tables["site_networks"].items() if "subnet" in row}
     vips = {name: row for name, row in tables["site_vips"].items() if {"address", "network"} <= row.keys()}
     vips = {name: {"address": row["address"], "network": row["network"]} for name, row in vips.items()}
+    stated = {name: situation.site(name) for name in site_variables(situation.contracts)}
     site = Site.from_inventory(
         situation.contracts,
         {group: list(dict.fromkeys(hosts)) for group, hosts in situation.groups.items()},
         well_formed,
-        {"site_networks": networks, "site_vips": vips, "site_domain": situation.site("site_domain")},
+        {name: value for name, value in stated.items() if value is not None}
+        | {"site_networks": networks, "site_vips": vips},
     )
     try:
         site.flows()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from ansible_collections.groundplane.onprem.plugins.module_utils.site import Flow, Site
+    from ansible_collections.groundplane.onprem.plugins.module_utils.site import Flow
 
     from tests.lab import Lab
 
@@ -40,25 +40,20 @@ class Matrix:
 
     lab: Lab
 
-    @property
-    def site(self) -> Site:
-        """Contracts and inventory."""
-        return self.lab.site
-
     @cached_property
     def gear(self) -> list[str]:
         """Addresses within the lab's networks that belong to no host of the site."""
-        return [str(ipaddress.ip_network(subnet)[NETWORK_GEAR]) for subnet in self.site.networks.values()]
+        return [str(ipaddress.ip_network(subnet)[NETWORK_GEAR]) for subnet in self.lab.site.networks.values()]
 
     @cached_property
     def addresses(self) -> list[str]:
         """Every address that a contract could mean, and those outside."""
-        legs = [address for host in self.site.hosts.values() for address in host.addresses.values()]
-        return [*legs, *(vip.address for vip in self.site.vips.values()), *self.gear]
+        legs = [address for host in self.lab.site.hosts.values() for address in host.addresses.values()]
+        return [*legs, *(vip.address for vip in self.lab.site.vips.values()), *self.gear]
 
     def ports(self, protocol: str) -> list[int]:
         """Every port that a contract names for a protocol."""
-        return sorted({flow.port for flow in self.site.flows() if flow.protocol == protocol})
+        return sorted({flow.port for flow in self.lab.site.flows() if flow.protocol == protocol})
 
     @cached_property
     def answers(self) -> dict[str, list[tuple[str, str, str, int, str]]]:
@@ -84,7 +79,7 @@ class Matrix:
     def allowed(self) -> set[Hop]:
         """What the contracts allow of that which was measured."""
         flows: dict[tuple[str, str, int], list[Flow]] = {}
-        for flow in self.site.flows():
+        for flow in self.lab.site.flows():
             flows.setdefault((flow.client, flow.protocol, flow.port), []).append(flow)
         return {
             (host, protocol, address, port)
@@ -95,7 +90,7 @@ class Matrix:
         }
 
     def _covers(self, flow: Flow, source: str, destination: str) -> bool:
-        if not flow.server and any(_within(destination, network) for network in self.site.networks.values()):
+        if not flow.server and any(_within(destination, network) for network in self.lab.site.networks.values()):
             return False  # The way out of the site does not lead into it.
         return _within(source, flow.source) and _within(destination, flow.destination)
 
@@ -115,7 +110,9 @@ def matrix(lab: Lab) -> Matrix:
 
 def test_every_host_has_measured_every_port(matrix: Matrix) -> None:
     count = len(matrix.addresses) * (len({*matrix.ports("tcp"), *NAMED_BY_NOBODY}) + len({*matrix.ports("udp"), NTP}))
-    assert {host: len(answers) for host, answers in matrix.answers.items()} == dict.fromkeys(matrix.site.hosts, count)
+    assert {host: len(answers) for host, answers in matrix.answers.items()} == dict.fromkeys(
+        matrix.lab.site.hosts, count
+    )
 
 
 def test_what_a_contract_allows_is_reached(matrix: Matrix) -> None:
@@ -138,7 +135,7 @@ def test_hosts_talk_from_the_addresses_that_the_contracts_expect(matrix: Matrix)
     }
     expected = {
         (flow.client, flow.protocol, flow.source, flow.destination, flow.port)
-        for flow in matrix.site.flows()
+        for flow in matrix.lab.site.flows()
         if flow.client
         and flow.server
         and flow.protocol != "vrrp"
@@ -159,7 +156,7 @@ def _own(matrix: Matrix) -> set[tuple[str, str]]:
 
 
 def test_data_hosts_reach_nothing_outside(matrix: Matrix) -> None:
-    hosts = [host.name for host in matrix.site.hosts.values() if set(host.addresses) == {"data"}]
+    hosts = [host.name for host in matrix.lab.site.hosts.values() if set(host.addresses) == {"data"}]
     found = {hop for hop in matrix.reached if hop[0] in hosts and hop[2] in matrix.gear}
     assert hosts
     assert not found, _lines(found)

@@ -128,6 +128,24 @@ def test_the_exact_message_and_no_other(name: str) -> None:
     assert all(one.refuses for one in found)
 
 
+@pytest.mark.parametrize(
+    ("etcd", "says"),
+    [
+        (
+            "stacked",
+            [
+                "cp1: has no leg on private, where kubernetes_control_plane listens (etcd): add it to host_addresses.",
+            ],
+        ),
+        ("external", []),
+    ],
+)
+def test_a_port_that_is_not_on_this_site_needs_no_leg(etcd: str, says: list[str]) -> None:
+    elsewhere = {"host_primary_network": "data", "host_addresses": {"private": None, "data": "192.0.2.141"}}
+    inventory = {"all": {"vars": {"kubernetes_control_plane_etcd": etcd}, "hosts": {"cp1": elsewhere}}}
+    assert messages(situation_of({"inventory": inventory})) == says
+
+
 def test_every_rule_has_a_bad_inventory() -> None:
     assert {name.partition("-")[0] for name in CASES} == {rule.name for rule in RULES}
 

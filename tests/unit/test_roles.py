@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.groundplane.onprem.plugins.module_utils import contract
+from ansible_collections.groundplane.onprem.plugins.module_utils.site import conditions
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
@@ -88,3 +89,13 @@ def test_task_files_are_short_and_say_what_is_true_afterwards(role: Path) -> Non
 def test_contracts_of_all_roles_are_valid() -> None:
     services = contract.discover([ROOT / "roles"])
     assert {path.parent.parent.name for path in (ROOT / "roles").glob("*/meta/service.yml")} == set(services)
+
+
+def test_a_condition_of_a_contract_has_the_default_of_the_role_whose_variable_it_is() -> None:
+    stated = [load(role / "defaults" / "main.yml") or {} for role in ROLES]
+    found = conditions(contract.discover([ROOT / "roles"]))
+    assert found, "no contract has a condition any more"
+    for one in found:
+        assert [defaults[one.variable] for defaults in stated if one.variable in defaults] == [one.default], (
+            one.variable
+        )
