@@ -88,13 +88,7 @@ def probe(
     Returns:
         The answer; network and TLS errors are outcomes, not exceptions.
     """
-    answer = _ask(address, port, server_name, trust, timeout, postgres=starttls == "postgres")
-    if answer.outcome == "closed":
-        return Answer("accepted", answer.detail, answer.version, answer.days_left)
-    return answer
-
-
-def _ask(address: str, port: int, name: str, trust: ssl.SSLContext, timeout: float, *, postgres: bool) -> Answer:
+    postgres = starttls == "postgres"
     with contextlib.ExitStack() as stack:
         try:
             raw = stack.enter_context(socket.create_connection((address, port), timeout))
@@ -103,7 +97,7 @@ def _ask(address: str, port: int, name: str, trust: ssl.SSLContext, timeout: flo
         try:
             if postgres and not _offers_tls(raw):
                 return Answer("plaintext", "no TLS is offered")
-            session = stack.enter_context(trust.wrap_socket(raw, server_hostname=name))
+            session = stack.enter_context(trust.wrap_socket(raw, server_hostname=server_name))
         except ssl.SSLCertVerificationError as error:
             return Answer("untrusted", error.verify_message)
         except ssl.SSLEOFError:
@@ -137,6 +131,8 @@ def _talk(session: ssl.SSLSocket, *, postgres: bool) -> Answer:
     """Say something, so that a server that checks certificates after the handshake has to decide."""
     version, left = session.version(), days_left(session)
     hello = struct.pack("!ii", len(STARTUP) + 8, 196608) + STARTUP if postgres else HTTP
+    # A server of another protocol may close on what it does not understand, after it has let the client in.
+    ended = "refused" if postgres else "accepted"
     said = b""
     try:
         # A refusal may be here before the question is sent; then sending fails, and what matters is what can be read.
@@ -144,15 +140,15 @@ def _talk(session: ssl.SSLSocket, *, postgres: bool) -> Answer:
             session.sendall(hello)
         said = session.recv(256)
     except ssl.SSLEOFError as error:
-        return Answer("closed", str(error.reason or error), version, left)
+        return Answer(ended, str(error.reason or error), version, left)
     except ssl.SSLError as error:
         return Answer("refused", str(error.reason or error), version, left)
     except TimeoutError:
         return Answer("accepted", "the session stays open", version, left)
     except OSError as error:
-        return Answer("refused" if postgres else "closed", str(error), version, left)
+        return Answer(ended, str(error), version, left)
     if not said:
-        return Answer("refused" if postgres else "closed", "closed after the handshake", version, left)
+        return Answer(ended, "closed after the handshake", version, left)
     if postgres and said[:1] == b"E":
         detail = said[5:].split(b"\0M", 1)[-1].split(b"\0", 1)[0].decode(errors="replace")
         # Only a word about certificates is a refusal of the identity; an unknown user was let in that far.

@@ -13,7 +13,7 @@ author: The groundplane authors (@groundplane)
 description:
   - Connects from the host to each target as each identity, all at once, verifies the server's certificate against the
     site's CA and says whether the server let the identity in.
-  - Finds out by itself whether a port speaks TLS at once or after PostgreSQL's request for it.
+  - A port is asked for TLS as its clients ask, at once or by O(targets[].starttls).
 attributes:
   check_mode:
     support: full

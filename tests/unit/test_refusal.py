@@ -133,9 +133,7 @@ def test_the_exact_message_and_no_other(name: str) -> None:
     [
         (
             "stacked",
-            [
-                "cp1: has no leg on private, where kubernetes_control_plane listens (etcd): add it to host_addresses.",
-            ],
+            ["cp1: has no leg on private, where kubernetes_control_plane listens (etcd): add it to host_addresses."],
         ),
         ("external", []),
     ],
