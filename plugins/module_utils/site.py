@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from ansible_collections.groundplane.onprem.plugins.module_utils.contract import (
+        Check,
         Condition,
         Contract,
         Endpoint,
@@ -444,15 +445,21 @@ class Site:
         ]
 
     def endpoints(self) -> list[Plain]:
-        """What the load balancer serves: each endpoint with its VIP, its check and its members' addresses."""
+        """What the load balancer serves: each endpoint with its VIP, its check and its members' addresses.
+
+        `follows` names the first endpoint of the service with the very same check, for all others that have it: what a
+        member answered the one holds for the others.
+        """
         endpoints = []
         for name in sorted(self.contracts):
             contract = self.contracts[name]
+            askers: dict[Check, str] = {}
             for endpoint in self._served(contract):
                 vip = self._vip(contract, endpoint)
                 listen = contract.listen(endpoint.listen)
                 check = endpoint.check
                 asked = contract.listen(check.listen) if check else listen
+                asker = askers.setdefault(check, endpoint.name) if check else endpoint.name
                 members = [
                     {
                         "name": host.name,
@@ -484,6 +491,7 @@ class Site:
                         }
                         if check
                         else None,
+                        "follows": None if asker == endpoint.name else asker,
                         "members": members,
                     }
                 )

@@ -43,7 +43,7 @@ OWN = 'context.load_cert_chain("/etc/haproxy/tls/load_balancer.crt", "/etc/hapro
 
 
 def servers(lab: Lab, host: str, path: str = ADMIN) -> list[dict[str, str]]:
-    """The members of all backends as HAProxy sees them: `pxname`, `svname`, `status`, `check_status`."""
+    """The members of all backends as HAProxy sees them: `pxname`, `svname`, `status`, `check_status`, `tracked`."""
     table = lab.out(host, ASK.format(path=path)).removeprefix("# ")
     return [row for row in csv.DictReader(io.StringIO(table)) if row["svname"] not in ("FRONTEND", "BACKEND")]
 
@@ -64,9 +64,15 @@ def test_each_address_has_exactly_one_holder(lab: Lab, vip: str) -> None:
 def test_every_member_answers_the_checks(lab: Lab, host: str) -> None:
     """An answer may be no; a time-out, a refused connection or a failed handshake is none. Sleeping hosts give none."""
     rows = [row for row in servers(lab, host) if row["svname"] in lab.hosts and row["status"] != "no check"]
-    assert {row["pxname"] for row in rows} >= {"postgres_primary", "postgres_replicas"}
-    for row in rows:
+    asked = [row for row in rows if not row["tracked"]]
+    assert {row["pxname"] for row in asked} >= {"postgres_primary", "postgres_replicas"}
+    for row in asked:
         assert row["check_status"].removeprefix("* ") in ("L7OK", "L7STS"), row
+    checked = {f"{row['pxname']}/{row['svname']}" for row in asked}
+    follows = {f"{row['pxname']}/{row['svname']}": row["tracked"] for row in rows if row["tracked"]}
+    assert set(follows.values()) <= checked
+    members = lab.groups["postgres"]
+    assert follows.items() >= {f"postgres_direct/{name}": f"postgres_primary/{name}" for name in members}.items()
 
 
 @pytest.mark.parametrize("host", BALANCERS)
@@ -77,6 +83,7 @@ def test_one_member_leads_and_it_is_no_replica(lab: Lab, host: str) -> None:
         if row["status"].startswith("UP"):
             up[row["pxname"]].append(row["svname"])
     assert len(up["postgres_primary"]) == 1
+    assert up["postgres_direct"] == up["postgres_primary"]
     assert not set(up["postgres_primary"]) & set(up["postgres_replicas"])
 
 
@@ -177,9 +184,10 @@ def test_units_are_confined(lab: Lab, host: str, unit: str) -> None:
 def test_a_reload_keeps_what_is_known_of_the_members(lab: Lab, host: str) -> None:
     """The new process must not believe, for a moment, that every member leads."""
     start = time.time()
-    before = {(row["pxname"], row["svname"]): row["status"] for row in servers(lab, host)}
+    before = {(row["pxname"], row["svname"]): (row["status"], row["tracked"]) for row in servers(lab, host)}
     lab.run(host, "systemctl reload haproxy")
     lines = lab.out(host, f"journalctl -u haproxy --since @{start:.0f} -o cat")
-    for (backend, server), status in before.items():
+    for (backend, server), (status, tracked) in before.items():
         if status == "DOWN":
-            assert f"{backend}/{server} is DOWN, changed from server-state after a reload" in lines
+            why = f" via {tracked}" if tracked else ", changed from server-state after a reload"
+            assert f"{backend}/{server} is DOWN{why}" in lines

@@ -68,6 +68,16 @@ def database(**endpoint: Any) -> dict[str, Any]:
     }
 
 
+def services(**others: dict[str, Any]) -> dict[str, Any]:
+    """The database with further endpoints, each like the first but for what is said of it."""
+    service = database()
+    first = service["endpoints"][0]
+    for number, (name, change) in enumerate(others.items(), 1):
+        both = first | {"name": name, "port": first["port"] + number} | change
+        service["endpoints"].append({key: value for key, value in both.items() if value is not None})
+    return service
+
+
 def render(path: str, host: str = "lb1", service: dict[str, Any] | None = None, **variables: Any) -> str:
     """A file of the role as it would stand on a host."""
     contracts = {"database": contract.load(service or database())}
@@ -141,6 +151,57 @@ class TestHaproxy:
         service = database()
         del service["endpoints"][0]["on_marked_down"]
         assert "on-marked-down" not in render("etc/haproxy/haproxy.cfg", service=service)
+
+    def test_endpoints_with_one_check_ask_once_and_follow_the_first_of_them(self) -> None:
+        text = render("etc/haproxy/haproxy.cfg", service=services(second={}, third={}))
+        assert [line for line in section(text, "backend database_primary") if line.startswith("server")] == [
+            "server db1 10.1.3.11:6432 addr 10.1.3.11 port 8008 verifyhost db1 check-sni db1",
+            "server db2 10.1.3.12:6432 addr 10.1.3.12 port 8008 verifyhost db2 check-sni db2",
+        ]
+        for name in ("database_second", "database_third"):
+            assert section(text, f"backend {name}") == [
+                "balance leastconn",
+                "default-server tcp-ut 15s on-marked-down shutdown-sessions",
+                "server db1 10.1.3.11:6432 track database_primary/db1",
+                "server db2 10.1.3.12:6432 track database_primary/db2",
+            ]
+
+    def test_a_follower_ends_sessions_only_where_its_own_contract_says_so(self) -> None:
+        text = render("etc/haproxy/haproxy.cfg", service=services(second={"on_marked_down": None}))
+        assert "default-server tcp-ut 15s" in section(text, "backend database_second")
+        assert "on-marked-down" in "\n".join(section(text, "backend database_primary"))
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            {"check": {"listen": "rest", "path": "/replica"}},
+            {"check": {"listen": "rest", "path": "/primary", "method": "GET"}},
+            {"check": {"listen": "rest", "path": "/primary", "status": 204}},
+            {"check": {"listen": "sql", "path": "/primary"}},
+            {"check": None, "members": "all"},
+        ],
+        ids=["path", "method", "status", "listen", "none"],
+    )
+    def test_who_asks_something_else_asks(self, other: dict[str, Any]) -> None:
+        text = render("etc/haproxy/haproxy.cfg", service=services(second=other))
+        assert " track " not in text
+        assert "inter 1s" in "\n".join(section(text, "backend database_second"))
+
+    def test_endpoints_without_a_check_do_not_follow_each_other(self) -> None:
+        """Each of them asks for a connection at a port of its own."""
+        alone = {"check": None, "members": "all"}
+        service = services(second=alone | {"listen": "rest"}, third=alone)
+        assert " track " not in render("etc/haproxy/haproxy.cfg", service=service)
+
+    def test_the_sites_own_endpoints_ask_once_who_leads(self) -> None:
+        """Members of another service may answer to the same question, and are others."""
+        real = yaml.safe_load((ROLE.parent / "postgres/meta/service.yml").read_text())
+        assert [one["name"] for one in real["endpoints"]] == ["primary", "replicas", "direct"]
+        contracts = {"postgres": contract.load(real | {"group": "database"}), "database": contract.load(database())}
+        site = Site.from_inventory(contracts, GROUPS, HOSTS, {"site_networks": NETWORKS, "site_vips": VIPS})
+        text = render("etc/haproxy/haproxy.cfg", __load_balancer_endpoints=site.endpoints())
+        assert re.findall(r" track (\S+)$", text, re.MULTILINE) == ["postgres_primary/db1", "postgres_primary/db2"]
+        assert "track" in "\n".join(section(text, "backend postgres_direct"))
 
     def test_no_peer_goes_unverified(self) -> None:
         text = render("etc/haproxy/haproxy.cfg")
@@ -338,6 +399,13 @@ class TestStateOverReload:
     def test_a_member_that_leaves_is_not_known(self) -> None:
         configuration = re.sub(r"^ +server db1 .*$", "", render("etc/haproxy/haproxy.cfg"), flags=re.MULTILINE)
         assert list(self.kept(configuration)) == ["db2"]
+
+    def test_a_follower_has_no_state_of_its_own(self) -> None:
+        """A process of before that asked twice may have seen the two differ, and nothing would put that right."""
+        configuration = render("etc/haproxy/haproxy.cfg", service=services(second={}))
+        both = STATE + STATE.partition("...\n")[2].replace("5 database_primary", "6 database_second")
+        lines = program("haproxy_state").select(both, configuration).splitlines()
+        assert [line.split()[1] for line in lines[2:] if line] == ["database_primary", "database_primary"]
 
     def test_without_an_answer_no_old_state_stays(self, tmp_path: Path) -> None:
         file = tmp_path / "state"

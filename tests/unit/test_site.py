@@ -220,6 +220,7 @@ def test_what_the_load_balancer_serves() -> None:
             "kind": "leader",
             "on_marked_down": "shutdown-sessions",
             "check": {"port": 8008, "method": "HEAD", "path": "/primary", "status": 200, "tls": "mutual"},
+            "follows": None,
             "members": [
                 {
                     "name": f"data{number}",

@@ -3,8 +3,9 @@
 """Keeps what HAProxy knows of its members for the process that a reload starts; it would else believe that all are up.
 
 Usage: haproxy_state.py ADMIN_SOCKET CONFIGURATION STATE_FILE. Kept is what concerns members of the configuration on
-disk, at the same address; where to check them is left to the configuration, over which a state file would win. Without
-an answer the file is removed: no knowledge rather than old one.
+disk, at the same address; where to check them is left to the configuration, over which a state file would win. A member
+that follows another (`track`) gets its state from that one alone: one of its own in the file would stay, however wrong,
+until the other changes. Without an answer the file is removed: no knowledge rather than old one.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ def ask(path: str) -> str:
 
 
 def members(configuration: str) -> set[tuple[str, str, str]]:
-    """Backend, name and `address:port` of each server of a configuration."""
+    """Backend, name and `address:port` of each server of a configuration that has a state of its own."""
     found = set()
     backend = ""
     for line in configuration.splitlines():
         words = line.split()
         if words[:1] == ["backend"]:
             backend = words[1]
-        elif words[:1] == ["server"]:
+        elif words[:1] == ["server"] and "track" not in words:
             found.add((backend, words[1], words[2]))
     return found
 
