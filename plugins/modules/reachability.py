@@ -75,10 +75,14 @@ results:
 """
 
 import asyncio
+import errno
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible.module_utils.basic import AnsibleModule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NTP_PORT = 123
 NTP_REQUEST = bytes([0x23]) + bytes(47)
@@ -87,8 +91,7 @@ NTP_REQUEST = bytes([0x23]) + bytes(47)
 
 def source_of(address: str) -> str:
     """The address from which the host talks to another; nothing without a route. Sends no packet."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+    with socket.socket(_family(address), socket.SOCK_DGRAM) as probe:
         try:
             probe.connect((address, 9))
         except OSError:
@@ -98,52 +101,60 @@ def source_of(address: str) -> str:
 
 async def try_tcp(address: str, port: int, seconds: float) -> str:
     """How a TCP port answers within some seconds."""
-    try:
-        async with asyncio.timeout(seconds):
-            _, writer = await asyncio.open_connection(address, port)
-    except TimeoutError:
-        return "filtered"
-    except ConnectionRefusedError:
-        return "refused"
-    except OSError:
-        return "unreachable"
-    writer.transport.abort()
-    return "open"
-
-
-class _Answer(asyncio.DatagramProtocol):
-    """Waits for the first answer to a datagram, or for the refusal of it."""
-
-    def __init__(self, state: asyncio.Future[str]) -> None:
-        self.state = state
-
-    def datagram_received(self, _data: bytes, _address: Any) -> None:
-        self._settle("open")
-
-    def error_received(self, error: Exception) -> None:
-        self._settle("refused" if isinstance(error, ConnectionRefusedError) else "unreachable")
-
-    def _settle(self, state: str) -> None:
-        if not self.state.done():
-            self.state.set_result(state)
+    loop = asyncio.get_running_loop()
+    with socket.socket(_family(address), socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        code = probe.connect_ex((address, port))
+        if code != errno.EINPROGRESS:
+            return _state(code)
+        await _event(loop.add_writer, loop.remove_writer, probe, seconds)
+        code = probe.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        try:
+            probe.getpeername()
+        except OSError:
+            return _state(code) if code else "filtered"
+        return _state(code)
 
 
 async def try_udp(address: str, port: int, seconds: float) -> str:
     """How a UDP port answers within some seconds."""
     loop = asyncio.get_running_loop()
-    state: asyncio.Future[str] = loop.create_future()
+    with socket.socket(_family(address), socket.SOCK_DGRAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect((address, port))
+            probe.send(NTP_REQUEST if port == NTP_PORT else b"")
+            await _event(loop.add_reader, loop.remove_reader, probe, seconds)
+            probe.recv(1)
+        except BlockingIOError:
+            return "filtered"
+        except OSError as error:
+            return _state(error.errno)
+        return "open"
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def _state(code: int | None) -> str:
+    return {0: "open", errno.ECONNREFUSED: "refused"}.get(code or 0, "unreachable")
+
+
+async def _event(add: Callable[..., None], remove: Callable[..., bool], probe: socket.socket, seconds: float) -> None:
+    """Return when something happened at the socket, or the time is over.
+
+    Which of both it was is not told: on a busy host nobody may have come to look in time, so the kernel is asked then.
+    """
+    happened = asyncio.Event()
+    add(probe, happened.set)
     try:
-        transport, _ = await loop.create_datagram_endpoint(lambda: _Answer(state), remote_addr=(address, port))
-    except OSError:
-        return "unreachable"
-    try:
-        transport.sendto(NTP_REQUEST if port == NTP_PORT else b"")
         async with asyncio.timeout(seconds):
-            return await state
+            await happened.wait()
     except TimeoutError:
-        return "filtered"
+        return
     finally:
-        transport.close()
+        remove(probe)
 
 
 async def measure(targets: list[tuple[str, str, int]], seconds: float, parallel: int) -> list[list[Any]]:
