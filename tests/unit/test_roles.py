@@ -105,7 +105,7 @@ def test_a_condition_of_a_contract_has_the_default_of_the_role_whose_variable_it
 
 
 def test_no_list_goes_through_a_filter_that_loses_its_order() -> None:
-    # Filters of sets give their items in an order that is another in each process: what is made of it changes in each run.
+    # Filters of sets give their items in an order of each process: what is made of it changes in each run.
     written = [path for pattern in WRITTEN for path in ROOT.glob(pattern) if path.suffix in (".yml", ".j2")]
     assert [
         f"{path.relative_to(ROOT)}: {found.group()}"
