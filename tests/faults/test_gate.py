@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from tests.lab import Lab
 
-WRITER = (Path(__file__).parent / "etcd_writer.py").read_text()
+WRITER = (Path(__file__).parent / "gate_writer.py").read_text()
 GAP_ALLOWED = 2.0
 """Seconds without a write: etcd elects within one, and these hosts share two cores."""
 
@@ -204,7 +204,7 @@ def apply(lab: Lab, snapshots: int) -> list[str]:
         "ansible-playbook",
         "-i",
         str(lab.inventory),
-        "tests/integration/gate.yml",
+        "tests/faults/gate.yml",
         "-e",
         json.dumps({"etcd_snapshot_count": snapshots}),
     ]
