@@ -8,11 +8,12 @@ import urllib.parse
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.template import trust_as_template
 from ansible_collections.groundplane.onprem.plugins.module_utils import artifact as library
 
-DEFAULTS = {"owner": "root", "group": "root", "mode": "0755"}
+DEFAULTS = {"owner": "root", "group": "root", "mode": "0755", "unpack": False}
 ITEM = frozenset({"name", "version", "dest", *DEFAULTS})
 OPTIONS = frozenset({"artifacts", "mirror", "ca_path", "record", *ITEM})
 
@@ -60,7 +61,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             for option in ("name", "dest"):
                 if not item.get(option):
                     raise AnsibleActionFail(f"the option {option} is missing")
-        return [{**shared, **item} for item in listed]
+        whole = [{**shared, **item} for item in listed]
+        return [{**item, "unpack": _truth(item["unpack"])} for item in whole]
 
     def _joined(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """What the host is told of each.
@@ -79,7 +81,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "label": artifact.label,
                 "url": f"{mirror}/{urllib.parse.quote(artifact.destination)}",
                 "accepted": list(library.accepted_sums(artifact, bundled, origins).values()),
-                **{key: str(item[key]) for key in ("dest", *DEFAULTS)},
+                **{key: str(item[key]) for key in ("dest", "owner", "group", "mode")},
+                "unpack": item["unpack"],
             }
             for item, artifact in zip(items, chosen, strict=True)
         ]
@@ -91,6 +94,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """The mirror's base URL."""
         given = self._task.args.get("mirror")
         return str(given or self._variable("'https://' ~ groups['mirror'][0] ~ '.' ~ site_domain")).rstrip("/")
+
+
+def _truth(value: Any) -> bool:
+    try:
+        return bool(boolean(value))
+    except TypeError as error:
+        raise AnsibleActionFail(f"the option unpack is true or false, not {value!r}") from error
 
 
 def _refuse_unknown(given: dict[str, Any], known: frozenset[str]) -> None:

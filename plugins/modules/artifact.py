@@ -17,6 +17,9 @@ description:
   - A file that is installed already is verified again, and replaced when it is another. Its checksum is computed again
     when its size, times or inode changed.
   - All that a task names is installed in one round trip.
+  - With O(unpack), a tar archive becomes a directory that holds exactly what the archive does. The directory is made
+    beside O(dest) and takes its place once it is whole. Files that somebody changed, removed or added there are found
+    on the next run, and the archive is unpacked again. The archive itself does not stay on the host.
 options:
   name:
     description: The artifact's name in the variable C(mirror_artifacts). Either this or O(artifacts).
@@ -25,7 +28,10 @@ options:
     description: Which of them, when C(mirror_artifacts) has several of that name.
     type: str
   dest:
-    description: Where it is installed. Required with O(name).
+    description:
+      - Where it is installed. Required with O(name).
+      - With O(unpack), a directory. What it holds is listed beside it in I(dest).manifest, for C(sha256sum --check).
+        A directory that is neither empty nor has such a list is left alone, and the task fails.
     type: path
   artifacts:
     description: Several artifacts.
@@ -52,18 +58,33 @@ options:
       mode:
         description: As O(mode), which is the default.
         type: str
+      unpack:
+        description: As O(unpack), which is the default.
+        type: bool
   owner:
-    description: Owner of the installed file.
+    description: Owner of the installed file; with O(unpack), of the directory and all in it.
     type: str
     default: root
   group:
-    description: Group of the installed file.
+    description: Group of the installed file; with O(unpack), of the directory and all in it.
     type: str
     default: root
   mode:
-    description: Permissions of the installed file, as a quoted octal string.
+    description:
+      - Permissions of the installed file, as a quoted octal string.
+      - With O(unpack), those of each directory, and of each file that the archive says may be executed. Other files
+        have the same without the right to execute, so V(0755) makes files V(0644), and V(0750) makes files V(0640).
     type: str
     default: "0755"
+  unpack:
+    description:
+      - The artifact is a tar archive, plain or compressed, and O(dest) is the directory of what it holds.
+      - Only files and directories are unpacked. An archive with a link, a device, an absolute path or a path with C(..)
+        is refused, before anything of it is unpacked.
+      - The directory above O(dest) has to be there, on the file system that O(dest) is to be on, and O(dest) is not a
+        mount point.
+    type: bool
+    default: false
   mirror:
     description: Base URL of the mirror. The default is the first host of group C(mirror), below C(site_domain).
     type: str
@@ -77,13 +98,15 @@ options:
     default: /var/lib/groundplane/artifacts.json
 attributes:
   check_mode:
-    description: Compares what is installed; downloads nothing.
+    description: Compares what is installed, with O(unpack) file by file; downloads nothing.
     support: full
   diff_mode:
-    description: Shows the checksum before and after.
+    description:
+      - Shows the checksum before and after. With O(unpack) it is the archive's, followed by the names of files that
+        differ from what was unpacked, at most 20.
     support: full
   idempotent:
-    description: A second run changes nothing.
+    description: A second run changes nothing; it downloads nothing, and reads no file whose inode is the same.
     support: full
 """
 
@@ -98,19 +121,27 @@ EXAMPLES = r"""
     artifacts:
       - {name: kubelet, version: 1.34.4, dest: /usr/local/bin/kubelet}
       - {name: kubectl, version: 1.34.4, dest: /usr/local/bin/kubectl}
+
+- name: The jars of Kafka are those of its release
+  groundplane.onprem.artifact:
+    name: kafka
+    version: 4.4.0
+    dest: /opt/kafka/4.4.0
+    unpack: true
 """
 
 RETURN = r"""
 sha256:
-  description: Checksum of what is installed.
+  description: Checksum of what is installed; with O(unpack), of the archive.
   type: str
   returned: with O(name)
 installed:
-  description: Checksum of what is installed, by path.
+  description: Checksum of what is installed, by path; of an unpacked archive, the archive's.
   type: dict
   returned: success
 changed_paths:
-  description: Paths that were replaced, or would be; for C(groundplane.onprem.units).
+  description:
+    - Paths that were replaced, or would be; for C(groundplane.onprem.units). Of an unpacked archive, the directory.
   type: list
   elements: str
   returned: success
@@ -121,9 +152,21 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.groundplane.onprem.plugins.module_utils import artifact as library
+from ansible_collections.groundplane.onprem.plugins.module_utils import artifact_archive as archives
 
 
-def install(module: AnsibleModule, item: dict[str, Any], record: library.Record) -> tuple[bool, str, str]:
+def install(module: AnsibleModule, item: dict[str, Any], record: library.Record) -> archives.Outcome:
+    """Bring one file, or one directory, to what is declared.
+
+    Raises:
+        ArtifactError: it cannot be had, or what is offered is another file.
+    """
+    if item["unpack"]:
+        return archives.converge(item, record, module.params["ca_path"], check=module.check_mode)
+    return archives.Outcome(*install_file(module, item, record), faults=[])
+
+
+def install_file(module: AnsibleModule, item: dict[str, Any], record: library.Record) -> tuple[bool, str, str]:
     """Bring one file to what is declared.
 
     Returns:
@@ -157,6 +200,16 @@ def _attributes(module: AnsibleModule, wanted: dict[str, Any], *, changed: bool)
     return bool(module.set_fs_attributes_if_different(attributes, changed=changed))
 
 
+def _diff(path: str, outcome: archives.Outcome) -> dict[str, str]:
+    before = [f"sha256 {outcome.before or 'absent'}", *archives.shown(outcome.faults)]
+    return {
+        "before_header": path,
+        "after_header": path,
+        "before": "".join(f"{line}\n" for line in before),
+        "after": f"sha256 {outcome.after}\n",
+    }
+
+
 def install_all(module: AnsibleModule) -> dict[str, Any]:
     """Bring all files to what is declared, in the order of the task.
 
@@ -169,14 +222,12 @@ def install_all(module: AnsibleModule) -> dict[str, Any]:
     diff: list[dict[str, str]] = []
     try:
         for item in module.params["artifacts"]:
-            changed, before, after = install(module, item, record)
-            installed[item["dest"]] = after
-            if changed:
+            outcome = install(module, item, record)
+            installed[item["dest"]] = outcome.after
+            if outcome.changed:
                 changed_paths.append(item["dest"])
-            if before != after:
-                header = {"before_header": item["dest"], "after_header": item["dest"]}
-                texts = {"before": f"sha256 {before or 'absent'}\n", "after": f"sha256 {after}\n"}
-                diff.append({**header, **texts})
+            if outcome.before != outcome.after or outcome.faults:
+                diff.append(_diff(item["dest"], outcome))
     finally:
         if not module.check_mode:
             record.save()
@@ -196,6 +247,7 @@ def main() -> None:
         **{key: {"type": "str", "required": True} for key in ("label", "url", "owner", "group", "mode")},
         "accepted": {"type": "list", "elements": "str", "required": True},
         "dest": {"type": "path", "required": True},
+        "unpack": {"type": "bool", "default": False},
     }
     module = AnsibleModule(
         argument_spec={

@@ -482,6 +482,51 @@ def test_many_are_installed_in_one_call(site: Site) -> None:
     assert "unknown option destination; known are" in site.install(artifacts=[{"destination": "x"}])["msg"]
 
 
+def offer_archive(site: Site) -> str:
+    """The tool as an archive of two files; its SHA-256."""
+    archive = site.bundle / "tool-1.2"
+    with tarfile.open(archive, "w") as opened:
+        for name, text in (("libs/a.jar", "a"), ("libs/b.jar", "b")):
+            oci._add(opened, oci.text_entry(f"/{name}", text))
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    (site.bundle / "SHA256SUMS").write_text(f"{sha256}  tool-1.2\n")
+    return sha256
+
+
+def test_an_archive_becomes_a_directory_and_stays_as_it_was_unpacked(site: Site) -> None:
+    sha256 = offer_archive(site)
+    site.publish()
+    checked = site.install("--check", "--diff", unpack=True)
+    assert not site.installed.exists()
+    done = site.install("--diff", unpack=True)
+    for result in (checked, done):
+        assert result["changed_paths"] == [str(site.installed)]
+        assert result["sha256"] == sha256
+        assert [(diff["before"], diff["after"]) for diff in result["diff"]] == [
+            ("sha256 absent\n", f"sha256 {sha256}\n")
+        ]
+    assert (site.installed / "libs/b.jar").read_text() == "b"
+    assert site.install(unpack="yes")["changed"] is False
+
+    (site.installed / "libs/b.jar").write_text("c")
+    checked = site.install("--check", "--diff", unpack=True)
+    mended = site.install("--diff", artifacts=[{"name": "tool", "dest": str(site.installed), "unpack": True}])
+    assert checked["diff"] == mended["diff"]
+    assert mended["diff"][0]["before"] == f"sha256 {sha256}\nchanged libs/b.jar\n"
+    assert (site.installed / "libs/b.jar").read_text() == "b"
+    assert sorted(path.name for path in site.installed.parent.iterdir()) == ["tool", "tool.manifest"]
+
+
+def test_an_archive_is_verified_before_it_is_unpacked(site: Site) -> None:
+    offer_archive(site)
+    site.publish()
+    flip(site.mirror / "files/tool/1.2/tool")
+    assert "nothing was installed" in site.install(unpack=True)["msg"]
+    assert list(site.installed.parent.iterdir()) == []
+    assert "the option unpack is true or false, not 'perhaps'" in site.install(unpack="perhaps")["msg"]
+    assert "with unpack, mode is that of directories" in site.install(unpack=True, mode="0644")["msg"]
+
+
 @pytest.fixture
 def registry(site: Site, certificate: Path) -> Iterator[str]:
     """An empty registry, and an image of two layers for it in the bundle."""
