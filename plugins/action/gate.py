@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ansible_collections.groundplane.onprem.plugins.module_utils.contract import Contract
 ETCD = ("etcd", "client")
 PATRONI = ("patroni", "rest")
+SERVERS = {"kafka": "data", "kafka_controller": "controller"}
+"""Engines of Kafka, and the listen of their members that the gate asks."""
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -58,6 +60,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         }
         if arguments.get("engine") == "patroni":
             known["rest"] = _urls(site, *PATRONI)
+        elif arguments.get("engine") in SERVERS:
+            known["servers"] = _servers(site, arguments["engine"], SERVERS[arguments["engine"]])
         contract = _contract(site, str(arguments.get("engine")))
         if contract is not None and contract.certificates:
             stem = f"{contract.certificates[0].directory}/{contract.certificates[0].name}"
@@ -84,3 +88,12 @@ def _urls(site: Site, engine: str, listen: str) -> list[str]:
                 address = addresses.get(host.primary) or next(iter(addresses.values()))
                 urls.append(f"https://{f'[{address}]' if ':' in address else address}:{entry['port']}")
     return urls
+
+
+def _servers(site: Site, engine: str, listen: str) -> list[str]:
+    """The same by name: a node of Kafka is the member that its host's name begins with, and advertises itself so."""
+    contract = _contract(site, engine)
+    if contract is None:
+        return []
+    ports = [item.port for item in contract.listens if item.name == listen]
+    return [f"{host.name}.{site.domain}:{port}" for host in site.group(contract.group) for port in ports]

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """May this member of this cluster leave now? The decisions of the rolling gate, as pure functions of what was read.
 
-Nothing here asks a server, waits or changes anything: `etcd_cluster` and `patroni_cluster` read, `gate_run` waits and
-acts.
+Nothing here asks a server, waits or changes anything: `etcd_cluster`, `patroni_cluster` and `kafka_cluster` read,
+`gate_run` waits and acts. A new engine is a `State` that decides for itself, and its reader; that of Kafka is
+`gate_kafka`.
 
 What proves what. `Health.SERVING`: the member said it is well. `Health.FAILING`: it answered and said it is not.
 `Health.DOWN`: nothing listens, so it cannot be lost any more. `Health.UNKNOWN`: no answer, or none we trust; it may
@@ -15,9 +16,10 @@ replication_modes: quorum commit mode; pause).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,6 +91,112 @@ class Wish:
     lag_limit: int = LAG_LIMIT
 
 
+class Member(Protocol):
+    """What all engines know of a member."""
+
+    @property
+    def name(self) -> str:
+        """The inventory name."""
+
+    @property
+    def health(self) -> Health:
+        """What is known of it."""
+
+    @property
+    def cause(self) -> str:
+        """Why it is not serving."""
+
+
+M = TypeVar("M", bound=Member)
+
+
+class State(ABC, Generic[M]):
+    """A cluster at one moment, which decides for itself.
+
+    Attributes:
+        kind: what it is called before its name, in messages.
+        cluster: the name used in messages.
+        members: all that are known.
+    """
+
+    __slots__ = ()
+
+    kind: ClassVar[str]
+    cluster: str
+    members: tuple[M, ...]
+
+    @property
+    def title(self) -> str:
+        """How a message begins."""
+        return f"{self.kind} {self.cluster}"
+
+    @property
+    @abstractmethod
+    def leader(self) -> M | None:
+        """Who leads; None also where nobody ever does."""
+
+    def find(self, name: str) -> M | None:
+        """The member of that name."""
+        return next((member for member in self.members if member.name == name), None)
+
+    @abstractmethod
+    def decide(self, wish: Wish) -> Verdict:
+        """Whether the member may leave now."""
+
+    @abstractmethod
+    def settled(self, wish: Wish, before: Self) -> str:
+        """Why it is not yet as good as before the member left and came back; empty when it is."""
+
+    def successor(self, candidate: str, lag_limit: int) -> str:  # noqa: ARG002 - for those that hand over
+        """Who leads next: the candidate if fit, else the best; empty when there is none."""
+        return ""
+
+    def hand_over(self, candidate: str, lag_limit: int) -> Verdict:
+        """Whether leadership may move to the candidate, or to the best one when none is named."""
+        leader = self.leader
+        if leader is None:
+            return wait(f"{self.title} has no leader to hand over from")
+        if candidate == leader.name:
+            return Verdict(True, Action.NOTHING, f"{self.title}: {candidate} leads already", target=candidate)
+        if candidate and self.find(candidate) is None:
+            return never(f"{self.title} has no member {candidate}, only {names(self.members)}")
+        verdict = self.decide(Wish(leader.name, "yield", lag_limit=lag_limit))
+        if not verdict.allowed:
+            return verdict
+        target = self.successor(candidate, lag_limit)
+        if not target:
+            who = candidate or "anybody"
+            return wait(f"{self.title} cannot hand over to {who}: it is not a healthy, synchronous follower")
+        return Verdict(True, Action.YIELD, f"{self.title}: {leader.name} hands over to {target}", target=target)
+
+
+def never(reason: str) -> Verdict:
+    """A refusal that waiting does not mend."""
+    return Verdict(False, Action.NOTHING, reason, final=True)
+
+
+def wait(reason: str) -> Verdict:
+    """A refusal that time may mend."""
+    return Verdict(False, Action.NOTHING, reason)
+
+
+def restart(reason: str) -> Verdict:
+    """The member may leave where it is."""
+    return Verdict(True, Action.RESTART, reason)
+
+
+def names(members: Iterable[Member]) -> str:
+    """Members for a message."""
+    return ", ".join(sorted(member.name for member in members if member.name)) or "nobody"
+
+
+def causes(members: Iterable[Member]) -> str:
+    """What is known of members, for a message."""
+    return ", ".join(
+        f"{member.name} is {member.health}{f' ({member.cause})' if member.cause else ''}" for member in members
+    )
+
+
 # --- etcd ---
 
 
@@ -120,7 +228,7 @@ class EtcdMember:
 
 
 @dataclass(frozen=True, slots=True)
-class EtcdState:
+class EtcdState(State[EtcdMember]):
     """An etcd cluster at one moment.
 
     Attributes:
@@ -134,6 +242,8 @@ class EtcdState:
     members: tuple[EtcdMember, ...]
     alarms: tuple[str, ...] = ()
     strangers: tuple[str, ...] = ()
+
+    kind: ClassVar[str] = "etcd cluster"
 
     @property
     def voters(self) -> tuple[EtcdMember, ...]:
@@ -165,34 +275,42 @@ class EtcdState:
         newest = max((member.index for member in serving), default=0)
         return tuple(member for member in serving if newest - member.applied <= RAFT_SLACK)
 
-    def find(self, name: str) -> EtcdMember | None:
-        """The member of that name."""
-        return next((member for member in self.members if member.name == name), None)
+    def decide(self, wish: Wish) -> Verdict:
+        """See `decide_etcd`."""
+        return decide_etcd(self, wish)
+
+    def settled(self, wish: Wish, before: Self) -> str:
+        """See `settled_etcd`."""
+        return settled_etcd(self, wish, before)
+
+    def successor(self, candidate: str, lag_limit: int) -> str:  # noqa: ARG002 - etcd counts entries
+        """See `successor_etcd`."""
+        return successor_etcd(self, candidate)
 
 
 def decide_etcd(state: EtcdState, wish: Wish) -> Verdict:
     """Whether the member may leave, such that a quorum of voters stays able without it."""
-    title = f"etcd cluster {state.cluster}"
+    title = state.title
     member = state.find(wish.member)
     if member is None:
-        return _never(f"{title} has no member {wish.member}, only {_names(state.members)}")
+        return never(f"{title} has no member {wish.member}, only {names(state.members)}")
     if state.strangers:
-        return _never(f"{title} is not one cluster: {', '.join(state.strangers)} belongs to another")
+        return never(f"{title} is not one cluster: {', '.join(state.strangers)} belongs to another")
     if state.alarms:
-        return _never(f"{title} has the alarm {', '.join(state.alarms)}: clear the cause and disarm it first")
+        return never(f"{title} has the alarm {', '.join(state.alarms)}: clear the cause and disarm it first")
     if member.health is Health.DOWN:
         reason = f"{title}: {member.name} is not running, there is nothing to lose"
         return Verdict(True, Action.RESTART, reason, unlocked=not state.quorate)
     learner = next((other for other in state.members if other.learner and other != member), None)
     if learner is not None:
-        return _wait(f"{title}: {learner.name or learner.id} is still a learner")
+        return wait(f"{title}: {learner.name or learner.id} is still a learner")
     if member.learner:
         return Verdict(True, Action.RESTART, f"{title}: {member.name} is a learner and has no vote to lose")
     if not state.quorate:
         if member.health is Health.FAILING:
             reason = f"{title} has no quorum that {member.name} could break"
             return Verdict(True, Action.RESTART, reason, last_resort=True, unlocked=True)
-        return _wait(f"{title} cannot be asked: {_causes(state.voters)}")
+        return wait(f"{title} cannot be asked: {causes(state.voters)}")
     return _decide_etcd_quorum(state, member, wish, title)
 
 
@@ -205,14 +323,14 @@ def _decide_etcd_quorum(state: EtcdState, member: EtcdMember, wish: Wish, title:
                 True, Action.RESTART, f"{title} is too small to lose {member.name}, and the outage is accepted"
             )
         absent = [other for other in state.voters if other not in state.able and other != member]
-        cause = f"; {_causes(absent)}" if absent else ""
+        cause = f"; {causes(absent)}" if absent else ""
         reason = (
             f"{title} cannot lose {member.name} now: {len(rest)} of {state.needed} needed voters would be left{cause}"
         )
-        return _never(reason) if small else _wait(reason)
+        return never(reason) if small else wait(reason)
     leader = state.leader
     if leader is None:
-        return _wait(f"{title} has no leader that its members agree on")
+        return wait(f"{title} has no leader that its members agree on")
     if leader != member:
         return Verdict(
             True, Action.RESTART, f"{title} keeps {len(rest)} of {state.needed} needed voters without {member.name}"
@@ -233,12 +351,12 @@ def successor_etcd(state: EtcdState, candidate: str = "") -> str:
 
 def settled_etcd(now: EtcdState, wish: Wish, before: EtcdState) -> str:
     """Why the cluster is not yet as good as before the change; empty when it is."""
-    title = f"etcd cluster {now.cluster}"
+    title = now.title
     member = now.find(wish.member)
     if member is None:
         return f"{title} has lost {wish.member} from its member list"
     if member.health is not Health.SERVING:
-        return f"{title}: {_causes([member])}"
+        return f"{title}: {causes([member])}"
     if now.leader is None:
         return f"{title} has no leader that its members agree on"
     able = {other.name for other in now.able}
@@ -287,7 +405,7 @@ class PatroniMember:
 
 
 @dataclass(frozen=True, slots=True)
-class PatroniState:
+class PatroniState(State[PatroniMember]):
     """A Patroni cluster at one moment.
 
     Attributes:
@@ -306,14 +424,24 @@ class PatroniState:
     wanted: int = 1
     scheduled: str = ""
 
+    kind: ClassVar[str] = "Patroni cluster"
+
     @property
     def leader(self) -> PatroniMember | None:
         """Who holds the leader lock."""
         return next((member for member in self.members if member.leader), None)
 
-    def find(self, name: str) -> PatroniMember | None:
-        """The member of that name."""
-        return next((member for member in self.members if member.name == name), None)
+    def decide(self, wish: Wish) -> Verdict:
+        """See `decide_patroni`."""
+        return decide_patroni(self, wish)
+
+    def settled(self, wish: Wish, before: Self) -> str:
+        """See `settled_patroni`."""
+        return settled_patroni(self, wish, before)
+
+    def successor(self, candidate: str, lag_limit: int) -> str:
+        """See `successor_patroni`."""
+        return successor_patroni(self, lag_limit, candidate)
 
     def fault(self, member: PatroniMember, lag_limit: int) -> str:
         """Why that member could not carry the cluster; empty when it could."""
@@ -333,24 +461,24 @@ class PatroniState:
 
 def decide_patroni(state: PatroniState, wish: Wish) -> Verdict:
     """Whether the member may leave, such that somebody leads and commits neither stall nor lose their second copy."""
-    title = f"Patroni cluster {state.cluster}"
+    title = state.title
     member = state.find(wish.member)
     if member is None:
-        return _never(f"{title} has no member {wish.member}, only {_names(state.members)}")
+        return never(f"{title} has no member {wish.member}, only {names(state.members)}")
     if state.paused:
-        return _never(f"{title} is paused, nobody would take over: resume it first")
+        return never(f"{title} is paused, nobody would take over: resume it first")
     if member.health is Health.DOWN:
         return Verdict(
             True, Action.RESTART, f"{title}: Patroni of {member.name} is not running, there is nothing to lose"
         )
     if state.scheduled:
-        return _never(f"{title} has a switchover scheduled at {state.scheduled}: let it pass or cancel it")
+        return never(f"{title} has a switchover scheduled at {state.scheduled}: let it pass or cancel it")
     if member.health is Health.FAILING and not member.leader and not member.sync:
         # A base backup that runs is worth a little patience, one that fails for ever is not.
         reason = f"{title}: PostgreSQL of {member.name} is {member.state}, there is nothing to lose"
         return Verdict(True, Action.RESTART, reason, last_resort=member.state == "creating replica")
     if state.leader is None:
-        return _wait(f"{title} has no leader")
+        return wait(f"{title} has no leader")
     return _decide_patroni_led(state, member, wish, title)
 
 
@@ -366,7 +494,7 @@ def _decide_patroni_led(state: PatroniState, member: PatroniMember, wish: Wish, 
     for other in others:
         fault = state.fault(other, wish.lag_limit)
         if fault:
-            return _wait(f"{title} cannot lose {member.name} now: {other.name} {fault}")
+            return wait(f"{title} cannot lose {member.name} now: {other.name} {fault}")
     if member.leader and leads_first:
         reason = f"{title}: PostgreSQL of the leader {member.name} takes the lower {', '.join(member.lowered)} in place"
         return Verdict(True, Action.RESTART, reason)
@@ -379,13 +507,13 @@ def _decide_patroni_leader(state: PatroniState, member: PatroniMember, wish: Wis
     if len(state.members) == 1:
         if wish.outage:
             return Verdict(True, Action.RESTART, f"{title} is {member.name} alone, and the outage is accepted")
-        return _never(f"{title} is {member.name} alone: nobody could lead instead")
+        return never(f"{title} is {member.name} alone: nobody could lead instead")
     target = successor_patroni(state, wish.lag_limit)
     if not target:
-        return _wait(f"{title} has no healthy standby that could lead instead of {member.name}")
+        return wait(f"{title} has no healthy standby that could lead instead of {member.name}")
     left = len(state.members) - 2
     if state.mode != "off" and left < state.wanted and not wish.outage:
-        return _never(f"{title} cannot lose {member.name}: {_too_few(state, left)}")
+        return never(f"{title} cannot lose {member.name}: {_too_few(state, left)}")
     return Verdict(True, Action.YIELD, f"{title}: {member.name} leads and hands over to {target} first", target=target)
 
 
@@ -395,9 +523,9 @@ def _decide_patroni_standby(state: PatroniState, member: PatroniMember, wish: Wi
         if wish.outage:
             reason = f"{title} is too small to lose {member.name}, and the outage is accepted"
             return Verdict(True, Action.RESTART, reason)
-        return _never(f"{title} cannot lose {member.name}: {_too_few(state, len(left))}")
+        return never(f"{title} cannot lose {member.name}: {_too_few(state, len(left))}")
     if state.mode == "quorum" and sum(other.sync for other in left) < state.wanted:
-        return _wait(f"{title} cannot lose {member.name} now: the others are not in the quorum yet")
+        return wait(f"{title} cannot lose {member.name} now: the others are not in the quorum yet")
     return Verdict(True, Action.RESTART, f"{title} keeps its leader and {_standbys(len(left))} without {member.name}")
 
 
@@ -426,7 +554,7 @@ def successor_patroni(state: PatroniState, lag_limit: int, candidate: str = "") 
 
 def settled_patroni(now: PatroniState, wish: Wish, before: PatroniState) -> str:
     """Why the cluster is not yet as good as before the change; empty when it is."""
-    title = f"Patroni cluster {now.cluster}"
+    title = now.title
     member = now.find(wish.member)
     if member is None:
         return f"{title} does not know {wish.member} yet"
@@ -447,59 +575,23 @@ def settled_patroni(now: PatroniState, wish: Wish, before: PatroniState) -> str:
 
 # --- all ---
 
-State = EtcdState | PatroniState
 
-
-def decide(state: State, wish: Wish) -> Verdict:
+def decide(state: State[Any], wish: Wish) -> Verdict:
     """Whether a member of the cluster may leave now."""
-    return decide_etcd(state, wish) if isinstance(state, EtcdState) else decide_patroni(state, wish)
+    return state.decide(wish)
 
 
-def settled(now: State, wish: Wish, before: State) -> str:
-    """Why a cluster is not yet as good as before a member left and came back; empty when it is."""
-    if isinstance(now, EtcdState) and isinstance(before, EtcdState):
-        return settled_etcd(now, wish, before)
-    if isinstance(now, PatroniState) and isinstance(before, PatroniState):
-        return settled_patroni(now, wish, before)
-    raise TypeError(f"{type(now).__name__} does not compare with {type(before).__name__}")
+def settled(now: State[Any], wish: Wish, before: State[Any]) -> str:
+    """Why a cluster is not yet as good as before a member left and came back; empty when it is.
+
+    Raises:
+        TypeError: they are not of one engine.
+    """
+    if type(now) is not type(before):
+        raise TypeError(f"{type(now).__name__} does not compare with {type(before).__name__}")
+    return now.settled(wish, before)
 
 
-def hand_over(state: State, candidate: str = "", lag_limit: int = LAG_LIMIT) -> Verdict:
+def hand_over(state: State[Any], candidate: str = "", lag_limit: int = LAG_LIMIT) -> Verdict:
     """Whether leadership may move to the candidate, or to the best one when none is named."""
-    kind = "etcd" if isinstance(state, EtcdState) else "Patroni"
-    title = f"{kind} cluster {state.cluster}"
-    leader = state.leader
-    if leader is None:
-        return _wait(f"{title} has no leader to hand over from")
-    if candidate == leader.name:
-        return Verdict(True, Action.NOTHING, f"{title}: {candidate} leads already", target=candidate)
-    if candidate and state.find(candidate) is None:
-        return _never(f"{title} has no member {candidate}, only {_names(state.members)}")
-    verdict = decide(state, Wish(leader.name, "yield", lag_limit=lag_limit))
-    if not verdict.allowed:
-        return verdict
-    if isinstance(state, EtcdState):
-        target = successor_etcd(state, candidate)
-    else:
-        target = successor_patroni(state, lag_limit, candidate)
-    if not target:
-        return _wait(f"{title} cannot hand over to {candidate or 'anybody'}: it is not a healthy, synchronous follower")
-    return Verdict(True, Action.YIELD, f"{title}: {leader.name} hands over to {target}", target=target)
-
-
-def _never(reason: str) -> Verdict:
-    return Verdict(False, Action.NOTHING, reason, final=True)
-
-
-def _wait(reason: str) -> Verdict:
-    return Verdict(False, Action.NOTHING, reason)
-
-
-def _names(members: Iterable[EtcdMember | PatroniMember]) -> str:
-    return ", ".join(sorted(member.name for member in members if member.name)) or "nobody"
-
-
-def _causes(members: Iterable[EtcdMember | PatroniMember]) -> str:
-    return ", ".join(
-        f"{member.name} is {member.health}{f' ({member.cause})' if member.cause else ''}" for member in members
-    )
+    return state.hand_over(candidate, lag_limit)

@@ -23,13 +23,17 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.gate import (
     hand_over,
     settled,
 )
+from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_client import KafkaError
 from ansible_collections.groundplane.onprem.plugins.module_utils.patroni_cluster import PatroniError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-S = TypeVar("S", bound=State)
+S = TypeVar("S", bound=State[Any])
+
+UNANSWERED = (EtcdError, PatroniError, KafkaError)
+"""How clusters say that they cannot be asked, or refuse."""
 
 POLL = 0.2
 """Seconds between two looks at the cluster."""
@@ -47,7 +51,7 @@ class Lock(Protocol):
 
 
 class Engine(Protocol[S]):
-    """What the gate needs of a cluster: `EtcdCluster`, `PatroniCluster`."""
+    """What the gate needs of a cluster: `EtcdCluster`, `PatroniCluster`, `KafkaBrokers`, `KafkaControllers`."""
 
     def read(self, member: str = "", /) -> S:
         """The cluster as it is now."""
@@ -127,7 +131,8 @@ class Gate(Generic[S]):
             engine: the cluster.
             wish: which member, and what with a leader.
             patience: how long to wait.
-            lock: makes the lock of the cluster; raises LockHeldError, EtcdError or PatroniError, entered too.
+            lock: makes the lock of the cluster; raises LockHeldError or one of `UNANSWERED`, entered too, and GateError
+                where there is nothing to keep one.
         """
         self._engine, self._wish, self._patience, self._lock = engine, wish, patience, lock
         self.outcome = Outcome()
@@ -226,7 +231,7 @@ class Gate(Generic[S]):
                 return stack.enter_context(self._lock())
             except LockHeldError as error:
                 raise GateError(f"{error}: this run does not touch {self._wish.member}") from error
-            except (EtcdError, PatroniError) as error:
+            except UNANSWERED as error:
                 if time.monotonic() - began >= self._patience.ask:
                     if self._may()[1].unlocked:
                         return NoLock()
@@ -276,7 +281,7 @@ class Gate(Generic[S]):
         self.outcome.changed, self.outcome.target = True, verdict.target
         try:
             gap, leader = self._engine.move_leader(state, verdict.target, self._patience.recover, named=named)
-        except (EtcdError, PatroniError) as error:
+        except UNANSWERED as error:
             raise GateError(str(error)) from error
         self.outcome.gap, self.outcome.target = gap, leader
         self.outcome.reason = self.outcome.reason.replace(f"hands over to {verdict.target}", f"hands over to {leader}")
@@ -299,7 +304,7 @@ class Gate(Generic[S]):
     def _read(self) -> S:
         try:
             return self._engine.read(self._wish.member)
-        except (EtcdError, PatroniError) as error:
+        except UNANSWERED as error:
             raise GateError(str(error)) from error
 
     def _note(self, verdict: Verdict) -> Verdict:

@@ -36,18 +36,29 @@ class KafkaError(Exception):
 
 
 class UnreachableError(KafkaError):
-    """Nobody is there, or who is there does not want us; another broker may."""
+    """Nobody is there, or who is there does not want us; another broker may.
+
+    Attributes:
+        refused: nothing listens there, so the process does not run (unlike a timeout or a bad certificate, which prove
+            nothing about it).
+    """
+
+    def __init__(self, message: str, *, refused: bool = False) -> None:
+        """Say whether it is proven that nothing runs."""
+        super().__init__(message)
+        self.refused = refused
 
 
 class Connection:
     """An open connection."""
 
-    def __init__(self, server: str, context: ssl.SSLContext) -> None:
+    def __init__(self, server: str, context: ssl.SSLContext, timeout: float = TIMEOUT) -> None:
         """Connect.
 
         Args:
             server: `host:port`.
             context: whom we trust and who we are.
+            timeout: seconds for one answer, and for the connection no more than `CONNECT`.
 
         Raises:
             UnreachableError: nobody is there, or it is not who it should be.
@@ -56,7 +67,7 @@ class Connection:
         host, _, port = server.rpartition(":")
         host = host.strip("[]")
         try:
-            plain = socket.create_connection((host, int(port)), CONNECT)
+            plain = socket.create_connection((host, int(port)), min(CONNECT, timeout))
             try:
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._socket = context.wrap_socket(plain, server_hostname=host)
@@ -64,8 +75,9 @@ class Connection:
                 plain.close()
                 raise
         except (OSError, ValueError) as error:
-            raise UnreachableError(f"{server}: {_cause(error)}") from error
-        self._socket.settimeout(TIMEOUT)
+            refused = isinstance(error, ConnectionRefusedError)
+            raise UnreachableError(f"{server}: {_cause(error)}", refused=refused) from error
+        self._socket.settimeout(timeout)
 
     def ask(self, api: kafka_wire.Api, message: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to one request.
@@ -96,6 +108,27 @@ class Connection:
                 raise ConnectionResetError(0, "it ended the connection")
             data += part
         return bytes(data)
+
+    def agree(self, needed: Sequence[kafka_wire.Api]) -> dict[str, int]:
+        """Ask what the other side speaks, and what the cluster has switched on.
+
+        Args:
+            needed: requests that it must serve.
+
+        Returns:
+            Features of the whole cluster: name to level.
+
+        Raises:
+            KafkaError: it does not serve one.
+        """
+        client = {"client_software_name": CLIENT, "client_software_version": VERSION}
+        answer = self.ask(kafka_messages.API_VERSIONS, client)
+        served = {item["api_key"]: (item["min_version"], item["max_version"]) for item in answer["api_keys"]}
+        lacking = lacking_apis(served, needed)
+        if answer["error_code"] or lacking:
+            what = ", ".join(lacking) or kafka_messages.words(answer["error_code"], None)
+            raise KafkaError(f"{self.server}: is no broker of Kafka 4, or not open for us: {what}")
+        return {item["name"]: item["maximum"] for item in answer.get("finalized_features", [])}
 
     def close(self) -> None:
         """End the connection."""
@@ -137,7 +170,8 @@ class Client:
             try:
                 self._connection = Connection(server, context)
                 try:
-                    self._agree()
+                    self.requests += 1
+                    self.features = self._connection.agree(kafka_messages.ADMINISTRATION)
                 except KafkaError:
                     self._connection.close()
                     raise
@@ -146,16 +180,6 @@ class Client:
             else:
                 return
         raise UnreachableError(f"no broker answers ({'; '.join(problems)}): name in servers one that does")
-
-    def _agree(self) -> None:
-        client = {"client_software_name": CLIENT, "client_software_version": VERSION}
-        answer = self.ask(kafka_messages.API_VERSIONS, client)
-        served = {item["api_key"]: (item["min_version"], item["max_version"]) for item in answer["api_keys"]}
-        lacking = lacking_apis(served)
-        if answer["error_code"] or lacking:
-            what = ", ".join(lacking) or kafka_messages.words(answer["error_code"], None)
-            raise KafkaError(f"{self._connection.server}: is no broker of Kafka 4, or not open for us: {what}")
-        self.features = {item["name"]: item["maximum"] for item in answer.get("finalized_features", [])}
 
     def ask(self, api: kafka_wire.Api, message: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to one request; errors in it are the caller's.
@@ -198,15 +222,18 @@ class Client:
         self._connection.close()
 
 
-def lacking_apis(served: Mapping[int, tuple[int, int]]) -> list[str]:
-    """Names of what we need and a broker does not serve in our version.
+def lacking_apis(
+    served: Mapping[int, tuple[int, int]], needed: Iterable[kafka_wire.Api] = kafka_messages.ADMINISTRATION
+) -> list[str]:
+    """Names of what we need and a node does not serve in our version.
 
     Args:
         served: number of a request to its first and last version.
+        needed: what we need.
     """
     return [
         f"{api.name} {api.version}"
-        for api in kafka_messages.ADMINISTRATION
+        for api in needed
         if not served.get(api.key, (0, -1))[0] <= api.version <= served.get(api.key, (0, -1))[1]
     ]
 

@@ -18,6 +18,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_wire impo
     NULLABLE_TEXT,
     OLD_TEXT,
     TEXT,
+    UINT16,
     UUID,
     Api,
     Codec,
@@ -83,6 +84,87 @@ DESCRIBE_CLUSTER = Api(
         }
     ),
 )
+
+DESCRIBE_NODES = Api(
+    "DescribeCluster",
+    60,
+    2,
+    Record({"include_operations": BOOLEAN, "endpoint_type": INT8, "include_fenced": BOOLEAN}),
+    Record(
+        {
+            **_THROTTLE,
+            **_ERROR,
+            "endpoint_type": INT8,
+            "cluster_id": TEXT,
+            "controller_id": INT32,
+            "nodes": array(
+                Record({"id": INT32, "host": TEXT, "port": INT32, "rack": NULLABLE_TEXT, "is_fenced": BOOLEAN})
+            ),
+            "operations": INT32,
+        }
+    ),
+)
+"""The version that tells of brokers too which are registered and do not live (KIP-1073)."""
+
+BROKERS, CONTROLLERS = 1, 2
+"""Kinds of endpoints of `DESCRIBE_NODES`. A controller tells of controllers only, and whom it takes for the active."""
+
+_REPLICA = Record(
+    {
+        "id": INT32,
+        "directory_id": UUID,
+        "log_end": INT64,
+        "last_fetch": INT64,
+        "last_caught_up": INT64,
+    }
+)
+
+DESCRIBE_QUORUM = Api(
+    "DescribeQuorum",
+    55,
+    2,
+    Record({"topics": array(Record({"name": TEXT, "partitions": array(Record({"index": INT32}))}))}),
+    Record(
+        {
+            **_ERROR,
+            "topics": array(
+                Record(
+                    {
+                        "name": TEXT,
+                        "partitions": array(
+                            Record(
+                                {
+                                    "index": INT32,
+                                    **_ERROR,
+                                    "leader": INT32,
+                                    "leader_epoch": INT32,
+                                    "high_watermark": INT64,
+                                    "voters": array(_REPLICA),
+                                    "observers": array(_REPLICA),
+                                }
+                            )
+                        ),
+                    }
+                )
+            ),
+            "nodes": array(
+                Record(
+                    {
+                        "id": INT32,
+                        "listeners": array(Record({"name": TEXT, "host": TEXT, "port": UINT16})),
+                    }
+                )
+            ),
+        }
+    ),
+)
+"""The active controller answers it, and a broker passes it on; any other controller answers NOT_LEADER_OR_FOLLOWER.
+
+`last_fetch` and `last_caught_up` are milliseconds by the leader's clock, -1 when not known; the leader's own
+`last_caught_up` is its time of the answer (KIP-836)."""
+
+METADATA_LOG = {"topics": [{"name": "__cluster_metadata", "partitions": [{"index": 0}]}]}
+"""The question that `DESCRIBE_QUORUM` is sent with: there is only this quorum."""
 
 _PARTITION = Record(
     {
@@ -447,12 +529,17 @@ ADMINISTRATION = (
 )
 """What a broker must serve before anything is asked of it."""
 
-EVERY = (API_VERSIONS, SASL_HANDSHAKE, SASL_AUTHENTICATE, *ADMINISTRATION)
+BROKER_HEALTH = (DESCRIBE_NODES, DESCRIBE_QUORUM, METADATA, LIST_REASSIGNMENTS, DESCRIBE_CONFIGS)
+CONTROLLER_HEALTH = (DESCRIBE_NODES, DESCRIBE_QUORUM)
+"""What the rolling gate asks. Controllers serve a smaller set than brokers."""
+
+EVERY = (API_VERSIONS, SASL_HANDSHAKE, SASL_AUTHENTICATE, *ADMINISTRATION, DESCRIBE_NODES, DESCRIBE_QUORUM)
 """All that we speak."""
 
 ERRORS = {
     -1: "the broker had an unexpected error",
     3: "there is no such topic",
+    6: "it does not lead",
     7: "the request was not carried out in time",
     10: "the message is too large",
     17: "the name of the topic is not valid",
@@ -480,6 +567,7 @@ PASSING = frozenset({3, 5, 6, 7, 8, 41, 89})
 """Codes after which the same request may succeed: the controller or the metadata are on their way."""
 
 UNKNOWN_TOPIC = 3
+NOT_LEADER = 6
 TOPIC_FORBIDDEN = 29
 UNKNOWN_MECHANISM = 33
 AUTHENTICATION_FAILED = 58

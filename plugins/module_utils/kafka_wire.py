@@ -274,7 +274,7 @@ class Api:
     plain_answer: bool = False
 
 
-INT8, INT16, INT32, INT64 = Number("b"), Number("h"), Number("i"), Number("q")
+INT8, INT16, INT32, INT64, UINT16 = Number("b"), Number("h"), Number("i"), Number("q"), Number("H")
 FLOAT64, BOOLEAN, UUID = Number("d"), Number("?"), Uuid()
 TEXT, NULLABLE_TEXT, DATA = Text(), Text(nullable=True), Data()
 OLD_TEXT = Text(compact=False)

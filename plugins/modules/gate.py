@@ -23,14 +23,15 @@ options:
     description: What kind of cluster it is.
     type: str
     required: true
-    choices: [etcd, patroni]
+    choices: [etcd, patroni, kafka, kafka_controller]
   action:
     description:
       - V(restart) restarts O(unit). With O(engine=patroni) and no O(unit), Patroni restarts only PostgreSQL, and only
         if parameters wait for that. A restart of the unit C(patroni.service) stops PostgreSQL too.
       - V(reload) reloads it; no member leaves, so nobody is asked.
       - V(stop) stops O(unit) for good, for maintenance of its host.
-      - V(switchover) lets O(candidate) lead, or the best follower; in Patroni the standbys then race for it.
+      - V(switchover) lets O(candidate) lead, or the best follower; in Patroni the standbys then race for it. Kafka
+        has nothing to switch over, and it is refused.
       - V(check) only says whether the member may leave now.
       - V(none) only waits until the member is healthy and has caught up.
     type: str
@@ -42,7 +43,8 @@ options:
   lead:
     description: >-
       V(defer) leaves a member that leads alone and says so in RV(deferred); V(yield) first moves leadership to the most
-      up to date follower.
+      up to date follower. The active controller of Kafka is restarted where it is, and resigns when it stops; brokers
+      have no leader.
     type: str
     default: defer
     choices: [defer, yield]
@@ -55,7 +57,9 @@ options:
     type: str
     default: ""
   accept_outage:
-    description: Accept that a cluster too small to lose anybody is gone while its member restarts.
+    description: >-
+      Accept that a cluster too small to lose anybody is gone while its member restarts; with O(engine=kafka) that the
+      partitions are which have no replica to spare.
     type: bool
     default: false
   patience:
@@ -74,17 +78,24 @@ options:
     description: Name of the member on this host. Left out, the inventory name.
     type: str
   cluster:
-    description: Name of the cluster, for messages. Left out, C(site_name).
+    description: >-
+      Name of the cluster, for messages, and of the lock of a Kafka cluster. Left out, C(site_name).
     type: str
   run:
     description: Who asks, the same for all tasks of a run. Left out, it is made from the run of C(ansible-playbook).
     type: str
   endpoints:
-    description: Client URLs of etcd; with O(engine=patroni) of the etcd that keeps the lock.
+    description: Client URLs of etcd; with another O(engine) of the etcd that keeps the lock.
     type: list
     elements: str
   rest:
     description: URLs of the REST API of all members, with O(engine=patroni).
+    type: list
+    elements: str
+  servers:
+    description: >-
+      C(host:port) of all brokers' listener for certificates, or of all controllers, with O(engine=kafka) and
+      O(engine=kafka_controller). The first label of a host is the member's name.
     type: list
     elements: str
   ca:
@@ -120,6 +131,10 @@ EXAMPLES = r"""
 
 - name: PostgreSQL takes the parameters that wait for a restart
   groundplane.onprem.gate: {engine: patroni, lead: yield}
+  throttle: 1
+
+- name: Brokers that need it are restarted one at a time
+  groundplane.onprem.gate: {engine: kafka, unit: kafka.service}
   throttle: 1
 
 - name: The host may be taken down
@@ -169,10 +184,25 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.etcd_cluster im
 from ansible_collections.groundplane.onprem.plugins.module_utils.gate import Action, Verdict, Wish
 from ansible_collections.groundplane.onprem.plugins.module_utils.gate_run import Gate, GateError, Patience
 from ansible_collections.groundplane.onprem.plugins.module_utils.json_https import ClientTls, HttpsError
+from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_client import KafkaError
+from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_cluster import KafkaBrokers, KafkaControllers
 from ansible_collections.groundplane.onprem.plugins.module_utils.patroni_cluster import PatroniCluster, PatroniError
 from ansible_collections.groundplane.onprem.plugins.module_utils.unit_state import UnitError
 
 NEEDED = ("member", "cluster", "cert", "key")
+
+
+def _etcd(params: dict[str, Any], tls: ClientTls) -> EtcdCluster:
+    return EtcdCluster(params["cluster"], params["endpoints"] or [], tls)
+
+
+ENGINES: dict[str, Any] = {
+    "etcd": _etcd,
+    "patroni": lambda params, tls: PatroniCluster(params["cluster"], params["rest"] or [], tls),
+    "kafka": lambda params, tls: KafkaBrokers(params["cluster"], params["servers"] or [], tls),
+    "kafka_controller": lambda params, tls: KafkaControllers(params["cluster"], params["servers"] or [], tls),
+}
+"""What connects to a cluster of each kind."""
 
 
 class Call:
@@ -185,6 +215,7 @@ class Call:
             HttpsError: the certificate files cannot be read.
             EtcdError: there are no endpoints.
             PatroniError: there are no members.
+            KafkaError: there are no servers.
         """
         self.module = module
         p = self.params = module.params
@@ -196,22 +227,38 @@ class Call:
             postgres=p["engine"] == "patroni" and not p["unit"],
             lag_limit=p["lag_limit"],
         )
-        self.patroni = PatroniCluster(p["cluster"], p["rest"] or [], self.tls) if p["engine"] == "patroni" else None
-        cluster: Any = self.patroni or EtcdCluster(p["cluster"], p["endpoints"] or [], self.tls)
+        cluster = ENGINES[p["engine"]](p, self.tls)
+        self.patroni = cluster if isinstance(cluster, PatroniCluster) else None
         self.gate: Gate[Any] = Gate(cluster, self.wish, Patience(p["patience"], p["timeout"]), self.lock)
 
     def lock(self) -> ClusterLock:
         """The lock of the cluster, over connections of its own.
 
         Raises:
+            GateError: the site has no etcd.
             PatroniError: nobody says what the cluster is called.
         """
         p = self.params
+        if not p["endpoints"]:
+            raise GateError(
+                f"the site has no etcd that could keep the lock of {p['engine']} {p['cluster']}: name one in endpoints"
+            )
+        # A broker and a controller of one host have its name and this lock in common, and are two.
+        member = f"{p['engine']} of {p['member']}" if p["engine"].startswith("kafka") else p["member"]
+        holder = Holder(p["run"] or str(uuid.uuid4()), member, socket.gethostname())
+        return ClusterLock(_etcd(p, self.tls), self.key(), holder, patience=p["timeout"])
+
+    def key(self) -> str:
+        """What the lock is called, by a name that all runs agree on.
+
+        Raises:
+            PatroniError: nobody says what the cluster is called.
+        """
         # Whatever the callers call it: an etcd keeps its own lock, and Patroni knows its scope.
-        key = f"patroni/{self.patroni.scope()}" if self.patroni else "etcd"
-        holder = Holder(p["run"] or str(uuid.uuid4()), p["member"], socket.gethostname())
-        etcd = EtcdCluster(p["cluster"], p["endpoints"] or [], self.tls)
-        return ClusterLock(etcd, key, holder, patience=p["timeout"])
+        if self.patroni:
+            return f"patroni/{self.patroni.scope()}"
+        # One for brokers and controllers, and not by Kafka's own id, which nobody tells when all are down.
+        return "etcd" if self.params["engine"] == "etcd" else f"kafka/{self.params['cluster']}"
 
     def run(self) -> dict[str, Any]:
         """Do it.
@@ -220,6 +267,7 @@ class Call:
             GateError: the gate refuses, or the cluster did not recover.
             UnitError: the unit did not restart.
             PatroniError: Patroni refused.
+            KafkaError: a Kafka cluster cannot be asked.
         """
         action = self.params["action"]
         if action == "check" or self.module.check_mode:
@@ -296,7 +344,7 @@ def main() -> None:
     """Read the call, act, answer."""
     module = AnsibleModule(
         argument_spec={
-            "engine": {"type": "str", "required": True, "choices": ["etcd", "patroni"]},
+            "engine": {"type": "str", "required": True, "choices": list(ENGINES)},
             "action": {
                 "type": "str",
                 "default": "restart",
@@ -315,6 +363,7 @@ def main() -> None:
             "run": {"type": "str"},
             "endpoints": {"type": "list", "elements": "str"},
             "rest": {"type": "list", "elements": "str"},
+            "servers": {"type": "list", "elements": "str"},
             "ca": {"type": "path", "default": "/etc/groundplane/pki/ca.crt"},
             "cert": {"type": "path"},
             "key": {"type": "path", "no_log": False},
@@ -326,11 +375,11 @@ def main() -> None:
     if missing:
         module.fail_json(msg=f"gate: {', '.join(missing)} is neither given nor known from the inventory")
     if (
-        module.params["engine"] == "etcd"
+        module.params["engine"] != "patroni"
         and module.params["action"] in ("restart", "reload")
         and not module.params["unit"]
     ):
-        module.fail_json(msg="gate: unit is needed to restart a member of etcd")
+        module.fail_json(msg=f"gate: unit is needed to restart a member of {module.params['engine']}")
     try:
         module.exit_json(**Call(module).run())
     except HttpsError as error:
@@ -338,7 +387,7 @@ def main() -> None:
             module.fail_json(msg=f"gate: {error}")
         # On a host that is only being planned there is no certificate yet, and no cluster.
         module.exit_json(changed=False, decision=str(Action.NOTHING), reason=str(error), deferred=False, waited=0.0)
-    except (GateError, UnitError, EtcdError, PatroniError) as error:
+    except (GateError, UnitError, EtcdError, PatroniError, KafkaError) as error:
         module.fail_json(msg=f"gate: {error}")
 
 

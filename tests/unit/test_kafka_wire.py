@@ -42,6 +42,8 @@ def values(codec: Codec) -> st.SearchStrategy[Any]:
             return st.floats(allow_nan=False)
         case Number("?"):
             return st.booleans()
+        case Number("H"):
+            return st.integers(0, 2**16 - 1)
         case Number():
             limit = 2 ** (8 * struct.calcsize(codec.format) - 1)
             return st.integers(-limit, limit - 1)
@@ -148,6 +150,15 @@ def test_a_broker_that_lacks_a_request_is_known_by_it() -> None:
     served[kafka_messages.METADATA.key] = (13, 14)
     del served[kafka_messages.ALTER_SCRAM.key]
     assert lacking_apis(served) == ["Metadata 12", "DescribeAcls 3", "AlterUserScramCredentials 0"]
+
+
+def test_a_controller_need_not_serve_what_brokers_do() -> None:
+    served = {55: (0, 2), 60: (0, 2)}
+    assert lacking_apis(served, kafka_messages.CONTROLLER_HEALTH) == []
+    assert lacking_apis(served, kafka_messages.BROKER_HEALTH) == [
+        "Metadata 12", "ListPartitionReassignments 0", "DescribeConfigs 4",
+    ]  # fmt: skip
+    assert lacking_apis({55: (0, 1), 60: (0, 2)}, kafka_messages.CONTROLLER_HEALTH) == ["DescribeQuorum 2"]
 
 
 def test_an_error_has_words() -> None:
