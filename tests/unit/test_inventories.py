@@ -45,6 +45,8 @@ def test_the_contracts_fit_the_inventory(environment: str) -> None:
         "load_balancer",
         "etcd",
         "postgres",
+        "kafka",
+        "kafka_controller",
         "kubernetes",
         "kubernetes_control_plane",
         "kubernetes_worker",
@@ -55,8 +57,16 @@ def test_the_contracts_fit_the_inventory(environment: str) -> None:
 @pytest.mark.parametrize("environment", ["lab", "test", "staging", "prod"])
 def test_voters_stand_in_three_zones(environment: str) -> None:
     hostvars = inventory(environment).hostvars
-    for group in ("etcd", "postgres", "kubernetes_control_plane"):
+    for group in ("etcd", "postgres", "kafka", "kafka_controller", "kubernetes_control_plane"):
         assert sorted(hostvars[host]["host_zone"] for host in inventory(environment).groups[group]) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_numbers_of_brokers_and_controllers_are_nobody_elses(environment: str) -> None:
+    hostvars, groups = inventory(environment).hostvars, inventory(environment).groups
+    numbers = [hostvars[host]["kafka_node_id"] for host in groups["kafka"]]
+    numbers += [hostvars[host]["kafka_controller_node_id"] for host in groups["kafka_controller"]]
+    assert len(set(numbers)) == len(numbers) > 1
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
