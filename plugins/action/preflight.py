@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar, trust_as_template
+from ansible_collections.groundplane.onprem.plugins.module_utils import (
+    refusal_kafka,  # noqa: F401 - puts its rules among the others
+)
 from ansible_collections.groundplane.onprem.plugins.module_utils.contract import (
     ContractError,
     discover,

@@ -6,7 +6,10 @@ Each rule is a function from a `Situation` to sentences; `RULES` lists them. A s
 variable, and what to do. Pure: no Ansible, no network. Values of secrets are looked at and never repeated.
 
 A rule must not stand in the way of a repair: one that is `repairable` only warns when the purpose of the run is to
-repair (a cluster is even while a member is replaced; a dead member does not answer).
+repair (a cluster is even while a member is replaced; a dead member does not answer). One that `warns` never refuses:
+what it says works, and costs something that nobody may have meant.
+
+Rules of one service that are many are in a module of their own, `refusal_kafka`; whoever asks imports it.
 """
 
 from __future__ import annotations
@@ -150,7 +153,7 @@ class Refusal:
     Attributes:
         rule: name of the rule.
         message: one sentence: who, which variable, what to do.
-        refuses: False when it is only a warning, because the run is a repair.
+        refuses: False when it is only a warning, because the run is a repair or the rule never refuses.
     """
 
     rule: str
@@ -232,16 +235,26 @@ class Rule:
     name: str
     check: Check
     repairable: bool
+    warns: bool = False
+
+    def refuses(self, purpose: str) -> bool:
+        """Whether what it says stops a run for that purpose."""
+        return not self.warns and not (self.repairable and purpose == "repair")
 
 
 RULES: list[Rule] = []
 
 
-def rule(*, repairable: bool = False) -> Callable[[Check], Check]:
-    """Put a function among the rules, under its own name."""
+def rule(*, repairable: bool = False, warns: bool = False) -> Callable[[Check], Check]:
+    """Put a function among the rules, under its own name.
+
+    Args:
+        repairable: it only warns of a run that repairs.
+        warns: it only warns of any run.
+    """
 
     def add(check: Check) -> Check:
-        RULES.append(Rule(check.__name__, check, repairable))
+        RULES.append(Rule(check.__name__, check, repairable, warns))
         return check
 
     return add
@@ -249,9 +262,8 @@ def rule(*, repairable: bool = False) -> Callable[[Check], Check]:
 
 def refusals(situation: Situation) -> list[Refusal]:
     """All that speaks against a run, in the order of the rules."""
-    repair = situation.purpose == "repair"
     return [
-        Refusal(question.name, sentence, refuses=not (repair and question.repairable))
+        Refusal(question.name, sentence, refuses=question.refuses(situation.purpose))
         for question in RULES
         for sentence in question.check(situation)
     ]
@@ -335,7 +347,7 @@ def voters_few(situation: Situation) -> Iterator[str]:
         alone = len(voters) == 1 and situation.site("site_environment") == "dev"
         if contract.quorum and len(voters) < contract.quorum.minimum and not alone:
             yield (
-                f"{contract.service}: group {contract.group} has {_count(len(voters), 'voter')} ({', '.join(voters)}), "
+                f"{contract.service}: group {contract.group} has {count(len(voters), 'voter')} ({', '.join(voters)}), "
                 f"fewer than the {contract.quorum.minimum} that its contract asks for: add hosts to the group."
             )
 
@@ -645,11 +657,11 @@ def unknown_variable(situation: Situation) -> Iterator[str]:
             continue
         if name.startswith(prefixes):
             hint = nearest(name, known) or ": take it out."
-            yield f"{_who(situation, hosts)}: {name} is no variable of any role{hint}"
+            yield f"{who(situation, hosts)}: {name} is no variable of any role{hint}"
             continue
         near = nearest_word(name, known, cutoff=0.88)
         if near:
-            yield f"{_who(situation, hosts)}: {name} is no variable of any role, did you mean {near}?"
+            yield f"{who(situation, hosts)}: {name} is no variable of any role, did you mean {near}?"
 
 
 @rule()
@@ -662,7 +674,7 @@ def boolean(situation: Situation) -> Iterator[str]:
         wrong = [host for host in hosts if isinstance(situation.variables[host][name], str)]
         if wrong:
             yield (
-                f"{_who(situation, wrong)}: {name} is a text where true or false is wanted: "
+                f"{who(situation, wrong)}: {name} is a text where true or false is wanted: "
                 f"write it without quotes, on the command line as -e '{{\"{name}\": true}}'."
             )
 
@@ -696,7 +708,7 @@ def condition(situation: Situation) -> Iterator[str]:
         values = {host: str(situation.value(host, name)) for host in situation.variables}
         if len(set(values.values())) > 1:
             said = {
-                value: _who(situation, [host for host in values if values[host] == value]) for value in values.values()
+                value: who(situation, [host for host in values if values[host] == value]) for value in values.values()
             }
             yield (
                 f"{name} is {' and '.join(f'{value} for {hosts}' for value, hosts in said.items())}: "
@@ -774,7 +786,7 @@ def kubernetes_subnets(situation: Situation) -> Iterator[str]:
         room = 2 ** (each - pods.prefixlen) if pods.prefixlen <= each else 0
         if room < len(nodes):
             yield (
-                f"kubernetes: kubernetes_pod_subnet {pods} has room for {_count(room, 'node')} at a /{each} each, "
+                f"kubernetes: kubernetes_pod_subnet {pods} has room for {count(room, 'node')} at a /{each} each, "
                 f"and group kubernetes has {len(nodes)}: choose a larger range."
             )
     dns = situation.value(nodes[0], "kubernetes_dns_address")
@@ -806,7 +818,7 @@ def kubernetes_etcd(situation: Situation) -> Iterator[str]:
     lost = [host for host in outside if not situation.members("etcd") and not situation.value(host, told)]
     if lost:
         yield (
-            f"{_who(situation, lost)}: kubernetes_control_plane_etcd is external, and group etcd has no host: "
+            f"{who(situation, lost)}: kubernetes_control_plane_etcd is external, and group etcd has no host: "
             f"list the URLs of its members in {told}."
         )
 
@@ -1079,11 +1091,13 @@ def _by_variable(situation: Situation) -> dict[str, list[str]]:
     return dict(sorted(hosts.items()))
 
 
-def _who(situation: Situation, hosts: Sequence[str]) -> str:
+def who(situation: Situation, hosts: Sequence[str]) -> str:
+    """Hosts as a sentence begins with them."""
     return "all hosts" if len(hosts) > 1 and len(hosts) == len(situation.variables) else ", ".join(hosts)
 
 
-def _count(number: int, what: str) -> str:
+def count(number: int, what: str) -> str:
+    """A number of things, in the plural where there is one."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 

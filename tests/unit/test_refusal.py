@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.groundplane.onprem.plugins.module_utils import refusal
+from ansible_collections.groundplane.onprem.plugins.module_utils import refusal, refusal_kafka
 from ansible_collections.groundplane.onprem.plugins.module_utils.contract import ContractError, discover
 from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import (
     RULES,
@@ -35,7 +35,9 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import 
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2.nativetypes import NativeEnvironment
 
+ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = Path(__file__).parent / "fixtures" / "refusals"
 ROLES = [FIXTURES / "roles"]
 CASES = sorted(path.stem for path in FIXTURES.glob("*.yml") if path.stem != "base")
@@ -125,7 +127,8 @@ def test_the_exact_message_and_no_other(name: str) -> None:
     found = refusals(situation_of(case))
     assert [one.message for one in found] == case["says"]
     assert {one.rule for one in found} == {name.partition("-")[0]}
-    assert all(one.refuses for one in found)
+    warns = {rule.name: rule.warns for rule in RULES}[name.partition("-")[0]]
+    assert all(one.refuses is not warns for one in found)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +162,7 @@ def test_one_sentence_that_says_what_to_do(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_a_repair_is_warned_where_refusing_would_block_it(name: str) -> None:
     case = load(name)
-    repairable = {rule.name: rule.repairable for rule in RULES}[name.partition("-")[0]]
+    repairable = {rule.name: rule.repairable or rule.warns for rule in RULES}[name.partition("-")[0]]
     asked = refusals(situation_of({**case, "purpose": "repair"}))
     found = [one for one in asked if one.rule == name.partition("-")[0]]
     assert [one.message for one in found] == case["says"]
@@ -171,6 +174,10 @@ def test_which_rules_give_way_to_a_repair() -> None:
         *("voters_few", "voters_even", "partial_run", "unreachable"),
         *("vip_answers", "memory", "disk", "clock", "time_daemon", "kubernetes_skew"),
     }
+
+
+def test_which_rules_never_refuse() -> None:
+    assert {rule.name for rule in RULES if rule.warns} == {"kafka_zones"}
 
 
 def test_replacing_a_dead_member_is_only_warned_of() -> None:
@@ -323,6 +330,68 @@ def test_a_site_without_kubernetes_is_not_asked_about_it() -> None:
     assert messages(situation_of({"inventory": {"all": change}, "groups": groups})) == []
 
 
+def of_kafka(situation: Situation) -> list[str]:
+    return [one.message for one in refusals(situation) if one.rule.startswith("kafka_")]
+
+
+def test_a_site_without_kafka_is_not_asked_about_it() -> None:
+    case = {
+        "inventory": {"all": {"vars": {"kafka_replication_factor": 9, "kafka_min_insync_replicas": 9}}},
+        "groups": {"kafka": [], "kafka_controller": [], "etcd": []},
+    }
+    assert of_kafka(situation_of(case)) == []
+
+
+def test_one_broker_with_one_replica_is_a_site_that_promises_nothing() -> None:
+    alone = {"groups": {"kafka": ["broker1"], "kafka_controller": ["broker1"]}}
+    assert of_kafka(situation_of(alone)) == []
+    stated = {"kafka_replication_factor": 1, "kafka_min_insync_replicas": 1}
+    assert of_kafka(situation_of({**alone, "inventory": {"all": {"vars": stated}}})) == []
+    stated["kafka_min_insync_replicas"] = 2
+    assert of_kafka(situation_of({**alone, "inventory": {"all": {"vars": stated}}})) == [
+        "broker1: kafka_min_insync_replicas is 2 of 1 replica, so that no broker could ever be lost: lower it."
+    ]
+
+
+@pytest.mark.parametrize("told", [Unreadable(), "{{ lookup('nothing') }}"])
+def test_what_kafka_goes_by_is_not_guessed_where_it_cannot_be_read(told: object) -> None:
+    names = ("node_id", "version", "replication_factor", "min_insync_replicas", "properties")
+    unread = {f"{group}_{name}": told for group in ("kafka", "kafka_controller") for name in names}
+    situation = situation_of({})
+    hosts = {host: {**values, **unread, "kafka_topics": told} for host, values in situation.variables.items()}
+    assert of_kafka(replace(situation, variables=hosts)) == []
+    only = {**situation.variables, "broker2": {**situation.variables["broker2"], "kafka_version": told}}
+    assert of_kafka(replace(situation, variables=only)) == []
+
+
+@pytest.mark.parametrize("topics", ["app", [1, "app"], [{"name": "app", "configs": [1]}], {"name": "app"}])
+def test_topics_that_are_none_are_left_to_the_role(topics: object) -> None:
+    assert of_kafka(situation_of({"inventory": {"all": {"vars": {"kafka_topics": topics}}}})) == []
+
+
+def test_a_zone_that_nobody_states_is_not_counted() -> None:
+    zones = {"broker2": {"host_zone": None}, "broker3": {"host_zone": "a"}}
+    assert of_kafka(situation_of({"inventory": {"all": {"hosts": zones}}})) == []
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+@pytest.mark.parametrize("stated", [{}, {"kafka_replication_factor": 1}, {"kafka_replication_factor": 3}])
+def test_kafkas_numbers_are_those_that_its_roles_make(count: int, stated: dict[str, int]) -> None:
+    """The rules cannot read the defaults of the roles, which are templates, and say the same in Python."""
+    brokers = [f"b{number}" for number in range(count)]
+    situation = replace(
+        situation_of({}), groups={"kafka": brokers, "kafka_controller": ["c"]}, variables={"b0": stated, "c": stated}
+    )
+    for role in ("kafka", "kafka_controller"):
+        defaults = yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text())
+        known: dict[str, Any] = {"groups": situation.groups, **stated}
+        for name in (f"{role}_replication_factor", f"{role}_min_insync_replicas"):
+            known.setdefault(name, NativeEnvironment().from_string(str(defaults[name])).render(known))
+        host = "b0" if role == "kafka" else "c"
+        assert refusal_kafka._factor(situation, host, role)[1] == known[f"{role}_replication_factor"]
+        assert refusal_kafka._minimum(situation, host, role)[1] == known[f"{role}_min_insync_replicas"]
+
+
 def test_variables_that_playbooks_take_are_known(tmp_path: Path) -> None:
     (tmp_path / "playbooks" / "meta").mkdir(parents=True)
     (tmp_path / "roles").mkdir()
@@ -445,6 +514,32 @@ def test_a_vrid_is_refused_when_out_of_range_or_used_on_the_network(rows: list[t
     assert sum(one.rule == "vrid" for one in refusals(situation)) == expected
 
 
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6))
+def test_kafka_is_refused_when_a_broker_could_not_be_lost_or_has_a_replica_twice(
+    brokers: int, factor: int, minimum: int
+) -> None:
+    stated = {"kafka_replication_factor": factor, "kafka_min_insync_replicas": minimum}
+    hosts = [f"b{number}" for number in range(brokers)]
+    situation = replace(
+        situation_of({}), groups={"kafka": hosts, "kafka_controller": hosts[:1]}, variables=dict.fromkeys(hosts, stated)
+    )
+    found = sum(one.rule == "kafka_replication" for one in refusals(situation))
+    assert found == (factor > brokers) + (minimum >= factor and (factor, minimum) != (1, 1))
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=5))
+def test_a_number_of_kafka_is_refused_as_often_as_it_was_given_before(pairs: list[tuple[int, int]]) -> None:
+    variables = {
+        f"h{index}": {"kafka_node_id": one, "kafka_controller_node_id": other}
+        for index, (one, other) in enumerate(pairs)
+    }
+    groups = {"kafka": list(variables), "kafka_controller": list(variables)}
+    situation = replace(situation_of({}), groups=groups, variables=variables)
+    numbers = [number for pair in pairs for number in pair]
+    found = sum(one.rule == "kafka_node_id" for one in refusals(situation))
+    assert found == len(numbers) - len(set(numbers))
+
+
 @given(st.floats(-3, 3), st.floats(0, 2), st.floats(0, 1))
 def test_a_slow_round_trip_never_refuses_a_good_clock(offset: float, trip: float, share: float) -> None:
     """The host's answer is taken at any point of the round trip."""
@@ -488,8 +583,9 @@ def test_the_runbook_is_what_the_rules_and_their_examples_say() -> None:
         case = next(name for name in CASES if name.partition("-")[0] == rule.name)
         why = " ".join(str(rule.check.__doc__).split())
         sentence = load(case)["says"][0].replace("|", "\\|")
-        rows.append(f"| `{rule.name}` | {why} | {sentence} | {'warns' if rule.repairable else 'refuses'} |")
-    path = Path(__file__).parents[2] / "docs" / "runbooks" / "refusals.md"
+        verdict = "warns always" if rule.warns else "warns" if rule.repairable else "refuses"
+        rows.append(f"| `{rule.name}` | {why} | {sentence} | {verdict} |")
+    path = ROOT / "docs" / "runbooks" / "refusals.md"
     head, line, _ = path.read_text().partition("|---|---|---|---|\n")
     page = head + line + "\n".join(rows) + "\n"
     if os.environ.get("GROUNDPLANE_WRITE"):
