@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 META = "meta.properties"
 METADATA_LOG = "__cluster_metadata-0"
 LOST_FOUND = "lost+found"
-REPLACE = "playbooks/kafka_replace.yml"
-"""Sets up a member anew that was one before."""
+ANEW = {"broker": "set it up anew by playbooks/kafka_replace.yml"}
+"""How a member that was one before becomes one again, by its role."""
+ANEW_BY_HAND = "set it up anew as docs/runbooks/kafka.md says"
+"""The same of a controller, whose vote is taken and given by hand, and of a node of which nobody said what it is."""
 PLACEHOLDER = "127.0.0.1:9093"
 """Where the quorum would be; the tool wants an address and asks nobody."""
 DATA_LISTENER = "DATA"
@@ -156,6 +158,11 @@ class Asked:
     def voter(self) -> bool:
         """Whether the node is one of the initial voters."""
         return self.node_id in {controller.node_id for controller in self.controllers}
+
+    @property
+    def anew(self) -> str:
+        """What to do with a member that has not what it should have."""
+        return ANEW.get(self.role or "", ANEW_BY_HAND)
 
 
 def directories(log: Sequence[str], metadata: str | None) -> tuple[tuple[str, ...], str]:
@@ -403,7 +410,7 @@ def judge(found: Sequence[Directory], mark: Mark, asked: Asked) -> State:
     problems += _disagreements(metas, asked)
     if len(metas) < len(found) and not problems:
         problems += _unfinishable(found, asked)
-    problems += _mark_problems(mark, metas, whole=len(metas) == len(found))
+    problems += _mark_problems(mark, metas, asked, whole=len(metas) == len(found))
     clusters = {item.cluster_id for item in metas.values()}
     nodes = {item.node_id for item in metas.values()}
     empty = not any(item.names or item.fault for item in found)
@@ -450,7 +457,7 @@ def _disagreements(metas: dict[str, Meta], asked: Asked) -> list[str]:
             if wanted is not None and value != wanted:
                 problems.append(
                     f"{path} is of {name} {value}, not {wanted}: "
-                    f"give this host the ids that its data has, or set it up anew ({REPLACE})"
+                    f"give this host the ids that its data has, or {asked.anew}"
                 )
     owners: dict[str, str] = {}
     for path, item in metas.items():
@@ -467,8 +474,8 @@ def _unfinishable(found: Iterable[Directory], asked: Asked) -> list[str]:
     used = [item.path for item in done if not item.fresh]
     if used:
         missing, whole = ", ".join(item.path for item in left), ", ".join(used)
-        cause = "a disk was lost, or is not mounted; mount it, or set the member up anew"
-        return [f"{missing} is not formatted, while {whole} has data: {cause} ({REPLACE})"]
+        cause = "a disk was lost, or is not mounted"
+        return [f"{missing} is not formatted, while {whole} has data: {cause}; mount it, or {asked.anew}"]
     problems = [f"{item.path} {_residue(item, asked)}" for item in (*done, *left) if _residue(item, asked)]
     for item in done:
         if item.path != asked.metadata_directory or not (asked.voter and asked.cluster_id and item.meta):
@@ -496,7 +503,7 @@ def _residue(item: Directory, asked: Asked) -> str:
     return ""
 
 
-def _mark_problems(mark: Mark, metas: dict[str, Meta], *, whole: bool) -> list[str]:
+def _mark_problems(mark: Mark, metas: dict[str, Meta], asked: Asked, *, whole: bool) -> list[str]:
     """What the record says and the data does not."""
     if mark.cluster_id is None:
         return []
@@ -506,11 +513,11 @@ def _mark_problems(mark: Mark, metas: dict[str, Meta], *, whole: bool) -> list[s
     never = "it is never formatted again by the way:"
     others = ", ".join(path for path, item in metas.items() if item.cluster_id != mark.cluster_id)
     if not metas:
-        return [f"{was} has lost its data; {never} set it up anew by {REPLACE}"]
+        return [f"{was} has lost its data; {never} {asked.anew}"]
     if others:
-        return [f"{was} {others} is of another one: put back the disk that belongs here, or set it up anew ({REPLACE})"]
+        return [f"{was} {others} is of another one: put back the disk that belongs here, or {asked.anew}"]
     if not whole:
-        return [f"{was} has lost a part of its data; {never} mount what is missing, or set it up anew by {REPLACE}"]
+        return [f"{was} has lost a part of its data; {never} mount what is missing, or {asked.anew}"]
     return []
 
 

@@ -47,7 +47,7 @@ CONTROLLERS = (Controller(1, "c1", 9093), Controller(2, "c2", 9093), Controller(
 CHECKPOINT = "00000000000000000000-0000000000"
 EXPECTED = ["fu6KLSkaqOFyFz6STJk6Sg", "jgNlB1VQ5WiEoLZ8zy5stQ", "B24W8LQgf7mjJ1XB0aJUBQ"]
 """Directory ids of the three controllers of the cluster."""
-AGAIN = "formatted again by the way: set it up anew by playbooks/kafka_replace.yml"
+AGAIN = "formatted again by the way: set it up anew as docs/runbooks/kafka.md says"
 ids = st.binary(min_size=16, max_size=16).map(lambda value: base64.urlsafe_b64encode(value).decode().rstrip("="))
 cluster_ids = ids.filter(is_id)
 
@@ -438,6 +438,28 @@ def test_what_is_said_of_ids(found: list[Directory], mark: str | None, says: lis
     problems = judge(found, Mark("/mark", mark), asked(*(item.path for item in found))).problems
     assert len(problems) == len(says)
     assert all(problem.startswith(sentence) for problem, sentence in zip(problems, says, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("role", "says"),
+    [
+        ("broker", "set it up anew by playbooks/kafka_replace.yml"),
+        ("controller", "set it up anew as docs/runbooks/kafka.md says"),
+        (None, "set it up anew as docs/runbooks/kafka.md says"),
+    ],
+)
+def test_how_a_member_becomes_one_again_is_said_of_its_role(role: str | None, says: str) -> None:
+    wanted = asked("/a", "/b", role=role, controllers=())
+    gone, used = [Directory("/a"), Directory("/b")], held("/a", fresh=False)
+    for found, mark in (
+        (gone, ONE),
+        ([used, Directory("/b")], ONE),
+        ([used, Directory("/b")], None),
+        ([held("/a", cluster_id=OTHER), held("/b", cluster_id=OTHER, own="b")], ONE),
+    ):
+        problems = judge(found, Mark("/mark", mark), wanted).problems
+        assert problems
+        assert all(problem.endswith(says) for problem in problems), problems
 
 
 def test_a_metadata_log_is_not_left_to_a_broker() -> None:
