@@ -75,7 +75,8 @@ def make(prefix: str, *servers: str) -> Callable[[int], str]:
     """
     library: Any = load(json.loads(sys.stdin.readline()))
     own = library.json_https.ClientTls("/etc/groundplane/pki/ca.crt", f"{CERTIFICATE}.crt", f"{CERTIFICATE}.key")
-    context, asked, open_ones = own.context(), list(servers), []
+    context, asked = own.context(), list(servers)
+    open_ones: list[Any] = []
 
     def step(turn: int) -> str:
         wanted = {"partitions": 1, "replication_factor": -1, "assignments": [], "configs": []}
