@@ -10,11 +10,9 @@ import json
 import os
 import pwd
 import re
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +21,6 @@ import pytest
 from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_storage import (
     Controller,
     directory_id,
-    meta,
     new_cluster_id,
 )
 from ansible_collections.groundplane.onprem.plugins.modules import kafka_storage
@@ -193,7 +190,12 @@ def test_initial_controllers_are_given_the_same_voters(host: Host) -> None:
     expected = [(node, directory_id(cluster_id, node), f"c{node}.example.org", 9093) for node in (1, 2, 3)]
     for node in (1, 2):
         data = host.directory / f"data{node}"
-        wanted = {"directories": [str(data)], "role": "controller", "node_id": node, "controllers": VOTERS}
+        wanted: dict[str, Any] = {
+            "directories": [str(data)],
+            "role": "controller",
+            "node_id": node,
+            "controllers": VOTERS,
+        }
         done = host.run(cluster_id=cluster_id, controller_listener="QUORUM", **wanted)
         assert done.get("msg") is None
         assert done["directory_ids"] == {str(data): directory_id(cluster_id, node)}
@@ -216,71 +218,6 @@ def test_a_controller_that_joins_later_knows_no_voters(host: Host) -> None:
     assert host.info("controller", data).returncode == 0
 
 
-def test_what_an_interrupted_format_of_a_given_up_id_left_is_replaced(host: Host) -> None:
-    """The first of all runs was killed before any meta.properties, and the next one makes another cluster id."""
-    given_up, cluster_id, data = new_cluster_id(), new_cluster_id(), host.directory / "data"
-    wanted = {"role": "controller", "node_id": 1, "controllers": VOTERS}
-    assert host.run(cluster_id=given_up, **wanted)["formatted"]
-    (data / META).rename(data / f"{META}.tmp")
-    (data / LOG / CHECKPOINT.replace(".", "-123.")).with_suffix(".checkpoint.part").write_text("half of it")
-    read = host.run(state="read")
-    assert (read["interrupted"], read["empty"], read["formatted"], read["problems"]) == (True, False, False, [])
-    done = host.run(cluster_id=cluster_id, **wanted)
-    assert (done.get("msg"), done["changed"], done["cluster_id"]) == (None, True, cluster_id)
-    assert [voter["voterDirectoryId"] for voter in host.voters(data)] == [
-        directory_id(cluster_id, node) for node in (1, 2, 3)
-    ]
-
-
-@pytest.mark.parametrize("role", ["broker", "controller"])
-def test_a_tool_that_was_killed_between_directories_is_finished(host: Host, role: str) -> None:
-    cluster_id = new_cluster_id()
-    paths = [host.directory / f"d{number:02}" for number in range(MANY)]
-    wanted: dict[str, Any] = {
-        "directories": list(map(str, paths)),
-        "role": role,
-        "node_id": 1,
-        "controllers": VOTERS if role == "controller" else [],
-        "cluster_id": cluster_id,
-    }
-    process = host.start(**wanted)
-    tool = child(process.pid)
-    while not any((path / META).exists() for path in paths):
-        assert process.poll() is None
-    os.kill(tool, signal.SIGKILL)
-    answer = json.loads(process.communicate()[0])
-    left = [path for path in paths if not (path / META).exists()]
-    assert 0 < len(left) < MANY
-    assert answer["failed"]
-    assert "returned -9" in answer["msg"]
-    done = {path: (path / META).read_bytes() for path in paths if path not in left}
-    read = host.run(state="read", directories=wanted["directories"])
-    assert (read["interrupted"], read["formatted"], read["problems"]) == (True, False, [])
-    assert read["cluster_id"] == cluster_id
-    # Only for the same node, and only as long as no server has run.
-    assert host.run(**{**wanted, "cluster_id": new_cluster_id()})["problems"]
-    lock = paths[0] / ".lock" if paths[0] not in left else next(iter(done)) / ".lock"
-    lock.touch()
-    assert "has data: a disk was lost" in host.run(**wanted)["msg"]
-    lock.unlink()
-    assert host.run(check_mode=True, **wanted)["changed"]
-    assert {path: (path / META).read_bytes() for path in done} == done
-
-    finished = host.run(**wanted)
-    assert (finished.get("msg"), finished["formatted"]) == (None, True)
-    assert {path: (path / META).read_bytes() for path in done} == done
-    metas = [meta((path / META).read_text()) for path in paths]
-    assert {(item.cluster_id, item.node_id) for item in metas} == {(cluster_id, 1)}
-    assert len({item.directory_id for item in metas}) == MANY
-    assert {path for path in paths if (path / LOG).exists()} == ({paths[0]} if role == "controller" else set())
-    if role == "controller":
-        assert metas[0].directory_id == directory_id(cluster_id, 1)
-        assert [voter["voterId"] for voter in host.voters(paths[0])] == [1, 2, 3]
-    said = host.info(role, *paths)
-    assert said.returncode == 0, said.stdout + said.stderr
-    assert not host.run(**wanted)["changed"]
-
-
 def test_the_rest_of_a_controller_is_plain(host: Host) -> None:
     """The metadata log's directory was done when the tool was killed; no other may become a second one."""
     cluster_id, paths = new_cluster_id(), [host.directory / name for name in ("a", "b")]
@@ -292,30 +229,6 @@ def test_the_rest_of_a_controller_is_plain(host: Host) -> None:
     assert done["directory_ids"][str(paths[1])] not in [directory_id(cluster_id, node) for node in (1, 2, 3)]
     assert not (paths[1] / LOG).exists()
     assert host.info("controller", *paths).returncode == 0
-
-
-def test_a_run_that_was_killed_leaves_a_tool_that_is_waited_for(host: Host) -> None:
-    cluster_id = new_cluster_id()
-    process = host.start(cluster_id=cluster_id)
-    tool = child(process.pid)
-    process.kill()
-    process.communicate()
-    assert Path(f"/proc/{tool}").exists()
-    done = host.run(cluster_id=cluster_id)
-    assert (done.get("msg"), done["formatted"], done["cluster_id"]) == (None, True, cluster_id)
-    assert not Path(f"/proc/{tool}").exists()
-    assert not host.run(cluster_id=cluster_id)["changed"]
-
-
-def child(process: int) -> int:
-    """The tool that a module has started, as soon as it is one."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for word in Path(f"/proc/{process}/task/{process}/children").read_text().split():
-            if b"StorageTool" in Path(f"/proc/{word}/cmdline").read_bytes():
-                return int(word)
-        time.sleep(0.005)
-    raise AssertionError("the module has not started the tool")
 
 
 def test_controllers_may_have_addresses(host: Host) -> None:
