@@ -18,7 +18,8 @@ from tests.faults.kafka_clients import Producer, TopicMaker, down, stopped
 from tests.kafka import Kafka
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from tests.faults.drill import Outcome
     from tests.lab import Lab
@@ -89,14 +90,22 @@ class Figures:
         assert failed or sum(outcome.failed for outcome in self.outcomes) == 0
 
 
-def test_a_killed_leader_of_a_partition_is_replaced(lab: Lab, kafka: Kafka, runs: range) -> None:
-    drill = Figures("kafka_leader_killed")
+def lose_leaders(name: str, kafka: Kafka, runs: range, fault: Callable[[str], AbstractContextManager[None]]) -> None:
+    """What a producer sees while the broker that leads its partition is gone.
+
+    Args:
+        name: of the figures.
+        kafka: the cluster.
+        runs: how often.
+        fault: takes the broker of that name away, and gives it back.
+    """
+    drill = Figures(name)
     for _ in runs:
         with kafka.topic() as topic:
             leader = kafka.leader(topic)
             with Producer(kafka, kafka.others(leader)[0], topic) as producer:
                 producer.watch(1)
-                with down(lab, [leader], "kafka"):
+                with fault(leader):
                     producer.recovered(time.time(), 60)
                     producer.watch(2)
                 returned = kafka.wait_until_sound("kafka")
@@ -104,24 +113,15 @@ def test_a_killed_leader_of_a_partition_is_replaced(lab: Lab, kafka: Kafka, runs
     drill.record(allowed_s=GAP_ALLOWED)
     drill.holds(GAP_ALLOWED)
     assert min(outcome.gap for outcome in drill.outcomes) > 1, "the producer noticed nothing: was it the leader?"
+
+
+def test_a_killed_leader_of_a_partition_is_replaced(lab: Lab, kafka: Kafka, runs: range) -> None:
+    lose_leaders("kafka_leader_killed", kafka, runs, lambda leader: down(lab, [leader], "kafka"))
 
 
 def test_a_frozen_leader_of_a_partition_is_replaced_and_comes_back(lab: Lab, kafka: Kafka, runs: range) -> None:
     """Its kernel still takes connections; when it goes on, it believes for a moment that it leads."""
-    drill = Figures("kafka_leader_frozen")
-    for _ in runs:
-        with kafka.topic() as topic:
-            leader = kafka.leader(topic)
-            with Producer(kafka, kafka.others(leader)[0], topic) as producer:
-                producer.watch(1)
-                with stopped(lab, leader, "kafka"):
-                    producer.recovered(time.time(), 60)
-                    producer.watch(2)
-                returned = kafka.wait_until_sound("kafka")
-            drill.add(producer, in_sync_again_s=returned)
-    drill.record(allowed_s=GAP_ALLOWED)
-    drill.holds(GAP_ALLOWED)
-    assert min(outcome.gap for outcome in drill.outcomes) > 1, "the producer noticed nothing: was it the leader?"
+    lose_leaders("kafka_leader_frozen", kafka, runs, lambda leader: stopped(lab, leader, "kafka"))
 
 
 def test_topics_are_made_soon_after_the_active_controller_froze(lab: Lab, kafka: Kafka, runs: range) -> None:

@@ -39,8 +39,6 @@ OWNER, GROUP = (
 )
 """Whom the storage is for. Root makes it for somebody without rights."""
 VOTERS = [{"node_id": node, "host": f"c{node}.example.org", "port": 9093} for node in (1, 2, 3)]
-MANY = 40
-"""Directories of a node whose format takes long enough to be killed in the middle."""
 META, LOG, CHECKPOINT = "meta.properties", "__cluster_metadata-0", "00000000000000000000-0000000000.checkpoint"
 
 
@@ -67,25 +65,18 @@ class Host:
             **more,
         }
 
-    def start(self, *, check_mode: bool = False, **more: Any) -> subprocess.Popen[str]:
-        """Begin to run the module as Ansible does."""
+    def run(self, *, check_mode: bool = False, **more: Any) -> dict[str, Any]:
+        """What the module answers when it is run as Ansible does."""
         arguments = {**self.arguments(**more), "_ansible_check_mode": check_mode}
-        process = subprocess.Popen(
+        done = subprocess.run(
             [sys.executable, kafka_storage.__file__],
-            stdin=subprocess.PIPE,
+            input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
             stdout=subprocess.PIPE,
             text=True,
             env={"PYTHONPATH": str(ROOT / "collections"), "PATH": os.environ["PATH"]},
+            check=False,
         )
-        assert process.stdin
-        process.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": arguments}))
-        process.stdin.close()
-        process.stdin = None
-        return process
-
-    def run(self, *, check_mode: bool = False, **more: Any) -> dict[str, Any]:
-        """What the module answers."""
-        answer: dict[str, Any] = json.loads(self.start(check_mode=check_mode, **more).communicate()[0])
+        answer: dict[str, Any] = json.loads(done.stdout)
         return answer
 
     def tool(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
