@@ -27,11 +27,6 @@ def inventory(environment: str) -> Lab:
     return Lab(inventory=ROOT / "inventories" / environment)
 
 
-def streams(environment: str) -> tuple[str, ...]:
-    """The groups of Kafka; the lab has them when inventories/lab_kafka is read too."""
-    return () if environment == "lab" else ("kafka", "kafka_controller")
-
-
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_contracts_fit_the_inventory(environment: str) -> None:
     hostvars = inventory(environment).hostvars
@@ -53,7 +48,8 @@ def test_the_contracts_fit_the_inventory(environment: str) -> None:
         "kubernetes",
         "kubernetes_control_plane",
         "kubernetes_worker",
-        *streams(environment),
+        "kafka",
+        "kafka_controller",
     }
     assert hostvars[next(iter(hostvars))]["site_environment"] == environment
 
@@ -61,7 +57,7 @@ def test_the_contracts_fit_the_inventory(environment: str) -> None:
 @pytest.mark.parametrize("environment", ["lab", "test", "staging", "prod"])
 def test_voters_stand_in_three_zones(environment: str) -> None:
     hostvars = inventory(environment).hostvars
-    for group in ("etcd", "postgres", *streams(environment), "kubernetes_control_plane"):
+    for group in ("etcd", "postgres", "kafka", "kafka_controller", "kubernetes_control_plane"):
         assert sorted(hostvars[host]["host_zone"] for host in inventory(environment).groups[group]) == ["a", "b", "c"]
 
 
