@@ -24,6 +24,10 @@ ETCD = ("etcd", "client")
 PATRONI = ("patroni", "rest")
 SERVERS = {"kafka": "data", "kafka_controller": "controller"}
 """Engines of Kafka, and the listen of their members that the gate asks."""
+REDIS = {"servers": "server", "sentinels": "sentinel"}
+"""The listens of Redis' members that the gate asks."""
+PART_OF = {"redis_sentinel": "redis"}
+"""Engines of a process that is in the contract of another engine."""
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -62,7 +66,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             known["rest"] = _urls(site, *PATRONI)
         elif arguments.get("engine") in SERVERS:
             known["servers"] = _servers(site, arguments["engine"], SERVERS[arguments["engine"]])
-        contract = _contract(site, str(arguments.get("engine")))
+        engine = str(arguments.get("engine"))
+        contract = _contract(site, PART_OF.get(engine, engine))
+        if contract is not None and contract.quorum is not None and contract.quorum.engine == "redis":
+            known |= {key: _places(site, contract, listen) for key, listen in REDIS.items()}
+            known["password"] = self._templar.template(task_vars.get("redis_admin_password"))
         if contract is not None and contract.certificates:
             stem = f"{contract.certificates[0].directory}/{contract.certificates[0].name}"
             known.update(cert=f"{stem}.crt", key=f"{stem}.key")
@@ -88,6 +96,13 @@ def _urls(site: Site, engine: str, listen: str) -> list[str]:
                 address = addresses.get(host.primary) or next(iter(addresses.values()))
                 urls.append(f"https://{f'[{address}]' if ':' in address else address}:{entry['port']}")
     return urls
+
+
+def _places(site: Site, contract: Contract, listen: str) -> list[str]:
+    """Member, address and port of a listen of each host of a service."""
+    port = contract.listen(listen).port
+    hosts = site.group(contract.group)
+    return [f"{host.name}={f'[{host.address}]' if ':' in host.address else host.address}:{port}" for host in hosts]
 
 
 def _servers(site: Site, engine: str, listen: str) -> list[str]:

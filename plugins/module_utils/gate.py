@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """May this member of this cluster leave now? The decisions of the rolling gate, as pure functions of what was read.
 
-Nothing here asks a server, waits or changes anything: `etcd_cluster`, `patroni_cluster` and `kafka_cluster` read,
-`gate_run` waits and acts. A new engine is a `State` that decides for itself, and its reader; that of Kafka is
-`gate_kafka`.
+Nothing here asks a server, waits or changes anything: `etcd_cluster`, `patroni_cluster`, `kafka_cluster` and
+`redis_cluster` read, `gate_run` waits and acts. A new engine is a `State` that decides for itself, and its reader;
+those of Kafka and Redis are `gate_kafka` and `gate_redis`.
 
 What proves what. `Health.SERVING`: the member said it is well. `Health.FAILING`: it answered and said it is not.
 `Health.DOWN`: nothing listens, so it cannot be lost any more. `Health.UNKNOWN`: no answer, or none we trust; it may

@@ -25,6 +25,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.gate import (
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_client import KafkaError
 from ansible_collections.groundplane.onprem.plugins.module_utils.patroni_cluster import PatroniError
+from ansible_collections.groundplane.onprem.plugins.module_utils.redis_wire import RedisError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=State[Any])
 
-UNANSWERED = (EtcdError, PatroniError, KafkaError)
+UNANSWERED = (EtcdError, PatroniError, KafkaError, RedisError)
 """How clusters say that they cannot be asked, or refuse."""
 
 POLL = 0.2
@@ -51,7 +52,7 @@ class Lock(Protocol):
 
 
 class Engine(Protocol[S]):
-    """What the gate needs of a cluster: `EtcdCluster`, `PatroniCluster`, `KafkaBrokers`, `KafkaControllers`."""
+    """What the gate needs of a cluster: `EtcdCluster`, `PatroniCluster`, `KafkaBrokers`, `RedisCluster`, ..."""
 
     def read(self, member: str = "", /) -> S:
         """The cluster as it is now."""

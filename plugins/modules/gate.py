@@ -23,7 +23,7 @@ options:
     description: What kind of cluster it is.
     type: str
     required: true
-    choices: [etcd, patroni, kafka, kafka_controller]
+    choices: [etcd, patroni, kafka, kafka_controller, redis, redis_sentinel]
   action:
     description:
       - V(restart) restarts O(unit). With O(engine=patroni) and no O(unit), Patroni restarts only PostgreSQL, and only
@@ -31,7 +31,7 @@ options:
       - V(reload) reloads it; no member leaves, so nobody is asked.
       - V(stop) stops O(unit) for good, for maintenance of its host.
       - V(switchover) lets O(candidate) lead, or the best follower; in Patroni the standbys then race for it. Kafka
-        has nothing to switch over, and it is refused.
+        has nothing to switch over, and it is refused. Of Redis the Sentinels choose who it is, so that none is named.
       - V(check) only says whether the member may leave now.
       - V(none) only waits until the member is healthy and has caught up.
     type: str
@@ -44,7 +44,7 @@ options:
     description: >-
       V(defer) leaves a member that leads alone and says so in RV(deferred); V(yield) first moves leadership to the most
       up to date follower. The active controller of Kafka is restarted where it is, and resigns when it stops; brokers
-      have no leader.
+      and the Sentinels of Redis have no leader.
     type: str
     default: defer
     choices: [defer, yield]
@@ -79,7 +79,7 @@ options:
     type: str
   cluster:
     description: >-
-      Name of the cluster, for messages, and of the lock of a Kafka cluster. Left out, C(site_name).
+      Name of the cluster, for messages, and of the lock of a Kafka cluster or of Redis. Left out, C(site_name).
     type: str
   run:
     description: Who asks, the same for all tasks of a run. Left out, it is made from the run of C(ansible-playbook).
@@ -95,9 +95,21 @@ options:
   servers:
     description: >-
       C(host:port) of all brokers' listener for certificates, or of all controllers, with O(engine=kafka) and
-      O(engine=kafka_controller). The first label of a host is the member's name.
+      O(engine=kafka_controller). The first label of a host is the member's name. With O(engine=redis) and
+      O(engine=redis_sentinel) C(member=address:port) of all servers.
     type: list
     elements: str
+  sentinels:
+    description: C(member=address:port) of all Sentinels, with O(engine=redis) and O(engine=redis_sentinel).
+    type: list
+    elements: str
+  user:
+    description: Who asks Redis and its Sentinels.
+    type: str
+    default: admin
+  password:
+    description: That user's password. Left out, C(redis_admin_password).
+    type: str
   ca:
     description: File with the trust anchor.
     type: path
@@ -135,6 +147,10 @@ EXAMPLES = r"""
 
 - name: Brokers that need it are restarted one at a time
   groundplane.onprem.gate: {engine: kafka, unit: kafka.service}
+  throttle: 1
+
+- name: Replicas that need it are restarted one at a time
+  groundplane.onprem.gate: {engine: redis, unit: redis-server.service}
   throttle: 1
 
 - name: The host may be taken down
@@ -187,6 +203,8 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.json_https impo
 from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_client import KafkaError
 from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_cluster import KafkaBrokers, KafkaControllers
 from ansible_collections.groundplane.onprem.plugins.module_utils.patroni_cluster import PatroniCluster, PatroniError
+from ansible_collections.groundplane.onprem.plugins.module_utils.redis_cluster import RedisCluster, RedisSentinels
+from ansible_collections.groundplane.onprem.plugins.module_utils.redis_wire import RedisError
 from ansible_collections.groundplane.onprem.plugins.module_utils.unit_state import UnitError
 
 NEEDED = ("member", "cluster", "cert", "key")
@@ -196,11 +214,18 @@ def _etcd(params: dict[str, Any], tls: ClientTls) -> EtcdCluster:
     return EtcdCluster(params["cluster"], params["endpoints"] or [], tls)
 
 
+def _redis(params: dict[str, Any], tls: ClientTls, kind: type[RedisCluster] = RedisCluster) -> RedisCluster:
+    places = {key: params[key] or [] for key in ("servers", "sentinels")}
+    return kind(params["cluster"], places, (params["user"], params["password"] or ""), tls)
+
+
 ENGINES: dict[str, Any] = {
     "etcd": _etcd,
     "patroni": lambda params, tls: PatroniCluster(params["cluster"], params["rest"] or [], tls),
     "kafka": lambda params, tls: KafkaBrokers(params["cluster"], params["servers"] or [], tls),
     "kafka_controller": lambda params, tls: KafkaControllers(params["cluster"], params["servers"] or [], tls),
+    "redis": _redis,
+    "redis_sentinel": lambda params, tls: _redis(params, tls, RedisSentinels),
 }
 """What connects to a cluster of each kind."""
 
@@ -216,6 +241,7 @@ class Call:
             EtcdError: there are no endpoints.
             PatroniError: there are no members.
             KafkaError: there are no servers.
+            RedisError: there are no servers, or one has no Sentinel.
         """
         self.module = module
         p = self.params = module.params
@@ -243,8 +269,9 @@ class Call:
             raise GateError(
                 f"the site has no etcd that could keep the lock of {p['engine']} {p['cluster']}: name one in endpoints"
             )
-        # A broker and a controller of one host have its name and this lock in common, and are two.
-        member = f"{p['engine']} of {p['member']}" if p["engine"].startswith("kafka") else p["member"]
+        # A broker and a controller of one host have its name and this lock in common, and are two. So have a server of
+        # Redis and its Sentinel.
+        member = f"{p['engine']} of {p['member']}" if p["engine"].startswith(("kafka", "redis")) else p["member"]
         holder = Holder(p["run"] or str(uuid.uuid4()), member, socket.gethostname())
         return ClusterLock(_etcd(p, self.tls), self.key(), holder, patience=p["timeout"])
 
@@ -258,7 +285,8 @@ class Call:
         if self.patroni:
             return f"patroni/{self.patroni.scope()}"
         # One for brokers and controllers, and not by Kafka's own id, which nobody tells when all are down.
-        return "etcd" if self.params["engine"] == "etcd" else f"kafka/{self.params['cluster']}"
+        engine = self.params["engine"]
+        return "etcd" if engine == "etcd" else f"{engine.partition('_')[0]}/{self.params['cluster']}"
 
     def run(self) -> dict[str, Any]:
         """Do it.
@@ -268,6 +296,7 @@ class Call:
             UnitError: the unit did not restart.
             PatroniError: Patroni refused.
             KafkaError: a Kafka cluster cannot be asked.
+            RedisError: a server of Redis refuses to tell.
         """
         action = self.params["action"]
         if action == "check" or self.module.check_mode:
@@ -364,6 +393,9 @@ def main() -> None:
             "endpoints": {"type": "list", "elements": "str"},
             "rest": {"type": "list", "elements": "str"},
             "servers": {"type": "list", "elements": "str"},
+            "sentinels": {"type": "list", "elements": "str"},
+            "user": {"type": "str", "default": "admin"},
+            "password": {"type": "str", "no_log": True},
             "ca": {"type": "path", "default": "/etc/groundplane/pki/ca.crt"},
             "cert": {"type": "path"},
             "key": {"type": "path", "no_log": False},
@@ -387,7 +419,7 @@ def main() -> None:
             module.fail_json(msg=f"gate: {error}")
         # On a host that is only being planned there is no certificate yet, and no cluster.
         module.exit_json(changed=False, decision=str(Action.NOTHING), reason=str(error), deferred=False, waited=0.0)
-    except (GateError, UnitError, EtcdError, PatroniError, KafkaError) as error:
+    except (GateError, UnitError, EtcdError, PatroniError, KafkaError, RedisError) as error:
         module.fail_json(msg=f"gate: {error}")
 
 

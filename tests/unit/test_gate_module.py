@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One call of the gate's module at a Kafka none of whose nodes runs, and the lock that the engines share."""
+"""One call of the gate's module at a Kafka or a Redis nobody of which runs, and the lock that engines share."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def call(tmp_path: Path) -> Calls:
             "engine": engine, "action": "restart", "unit": f"{engine}.service", "lead": "defer", "force": True,
             "candidate": "", "accept_outage": False, "patience": 0.0, "timeout": 0.1, "lag_limit": 1,
             "member": "127.0.0.1", "cluster": "lab", "run": "run1", "endpoints": [f"https://{nobody}"], "rest": None,
-            "servers": [nobody], "ca": str(authority.path), "cert": str(crt), "key": str(key),
+            "servers": [f"127.0.0.1={nobody}" if engine.startswith("redis") else nobody],
+            "sentinels": [f"127.0.0.1={nobody}"],
+            "user": "admin", "password": "x", "ca": str(authority.path), "cert": str(crt), "key": str(key),
         }  # fmt: skip
         warnings: list[str] = []
         module = SimpleNamespace(params={**params, **more}, check_mode=check_mode, warn=warnings.append)
@@ -42,12 +44,18 @@ def call(tmp_path: Path) -> Calls:
 
 
 @pytest.mark.parametrize(
-    ("engine", "title"), [("kafka", "Kafka cluster lab"), ("kafka_controller", "Kafka quorum lab")]
+    ("engine", "who"),
+    [
+        ("kafka", "Kafka cluster lab: 127.0.0.1"),
+        ("kafka_controller", "Kafka quorum lab: 127.0.0.1"),
+        ("redis", "Redis lab: 127.0.0.1"),
+        ("redis_sentinel", "Redis Sentinel lab: that of 127.0.0.1"),
+    ],
 )
-def test_what_does_not_run_may_be_started(call: Calls, engine: str, title: str) -> None:
+def test_what_does_not_run_may_be_started(call: Calls, engine: str, who: str) -> None:
     result = call(engine, action="check")[0].run()
     assert (result["changed"], result["allowed"], result["decision"]) == (False, True, "restart")
-    assert result["reason"] == f"{title}: 127.0.0.1 is not running, there is nothing to lose"
+    assert result["reason"] == f"{who} is not running, there is nothing to lose"
     assert call(engine, check_mode=True)[0].run()["changed"]
     assert call(engine, action="none", check_mode=True)[0].run()["changed"] is False
 
@@ -66,6 +74,9 @@ def test_brokers_and_controllers_share_a_lock_and_are_two(call: Calls) -> None:
     assert [lock._name for lock in locks] == ["kafka/lab", "kafka/lab"]
     assert [lock._holder.member for lock in locks] == ["kafka of 127.0.0.1", "kafka_controller of 127.0.0.1"]
     assert call("etcd")[0].lock()._name == "etcd"
+    locks = [call(engine)[0].lock() for engine in ("redis", "redis_sentinel")]
+    assert [lock._name for lock in locks] == ["redis/lab", "redis/lab"]
+    assert [lock._holder.member for lock in locks] == ["redis of 127.0.0.1", "redis_sentinel of 127.0.0.1"]
 
 
 def test_a_site_without_etcd_is_told_so(call: Calls) -> None:
