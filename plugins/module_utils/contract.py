@@ -172,6 +172,8 @@ class Check:
     """How the load balancer asks a member whether it may get traffic."""
 
     listen: str = field(metadata={"rule": NAME})
+    # redis: the member says over its own protocol that it is the master. It has no path, no status and no method.
+    protocol: str = field(default="http", metadata={"rule": choice("http", "redis")})
     path: str = field(default="/", metadata={"rule": PATH})
     status: int = field(default=200, metadata={"rule": number(100, 599)})
     # HEAD where the status is the whole answer. Some servers let a stranger GET what they do not let him HEAD.
@@ -476,12 +478,21 @@ def _cross_check(contract: Contract, problems: list[str]) -> None:
     for index, endpoint in enumerate(contract.endpoints):
         if endpoint.check is None and endpoint.members != "all":
             problems.append(f"endpoints[{index}].check: missing, and members: {endpoint.members} needs one")
+        if endpoint.check is not None and endpoint.check.protocol == "redis":
+            _check_redis(endpoint, f"endpoints[{index}]", problems)
         if endpoint.tls != "mutual" and endpoint.reason is None:
             problems.append(f"endpoints[{index}].reason: missing, and tls: {endpoint.tls} needs one")
     for key in ("listens", "endpoints", "egress", "secrets"):
         _check_unique(key, [(item.name,) for item in getattr(contract, key)], problems)
     _check_unique("certificates", [(item.directory, item.name) for item in contract.certificates], problems)
     _check_unique("endpoints", [(item.vip, str(item.port)) for item in contract.endpoints], problems)
+
+
+def _check_redis(endpoint: Endpoint, at: str, problems: list[str]) -> None:
+    if endpoint.check != Check(listen=endpoint.check.listen if endpoint.check else "", protocol="redis"):
+        problems.append(f"{at}.check: path, status and method are those of http, and protocol: redis has none")
+    if endpoint.members != "leader":
+        problems.append(f"{at}.members: {endpoint.members!r}, and protocol: redis finds the leader")
 
 
 def _check_listens(contract: Contract, problems: list[str]) -> None:

@@ -484,6 +484,7 @@ class Site:
                         "on_marked_down": endpoint.on_marked_down,
                         "check": {
                             "port": asked.port,
+                            "protocol": check.protocol,
                             "method": check.method,
                             "path": check.path,
                             "status": check.status,

@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from ansible_collections.groundplane.onprem.plugins.module_utils.json_https import ClientTls
 from ansible_collections.groundplane.onprem.plugins.module_utils.redis_cluster import RedisCluster, RedisSentinels
 from ansible_collections.groundplane.onprem.plugins.module_utils.redis_wire import Connection, RedisError, Reply
@@ -28,64 +31,34 @@ START_SECONDS = 60.0
 """In which all must be there; a busy machine of two cores takes a fifth of it."""
 DOWN_AFTER_MS = 2000
 """A silent master is missed after this instead of 5 s."""
-MEMBER = ROOT / "roles/redis/templates/tree/usr/local/lib/groundplane/redis_member.py"
+ROLE = ROOT / "roles/redis"
+MEMBER = ROLE / "templates/tree/usr/local/lib/groundplane/redis_member.py"
 WIRE = ROOT / "plugins/module_utils/redis_wire.py"
 
-PASSWORDS = {name: f"{name}-Zq7wT4mKxV2pR9sLbN" for name in ("replication", "sentinel", "admin", "app")}
+PASSWORDS = {name: f"{name}-Zq7wT4mKxV2pR9sLbN" for name in ("replication", "sentinel", "admin", "app", "reader")}
 
-USERS = """\
-user default off sanitize-payload resetchannels -@all
-user probe on nopass sanitize-payload resetchannels -@all +ping +role
-user replication on #{replication} sanitize-payload resetchannels -@all +ping +psync +replconf
-user sentinel on #{sentinel} sanitize-payload allchannels -@all +multi +slaveof +replicaof +ping +exec +subscribe \
-+config|rewrite +role +publish +info +client|setname +client|kill +script|kill
-user admin on #{admin} sanitize-payload resetchannels -@all +ping +role +info +replicaof +config +client +acl
-user app on #{app} sanitize-payload ~* resetchannels -@all +@all -@admin -@dangerous
-"""
-SENTINEL_USERS = """\
-user default off sanitize-payload resetchannels -@all
-user probe on nopass sanitize-payload resetchannels -@all +ping +sentinel|masters
-user sentinel on #{sentinel} sanitize-payload allchannels -@all +ping +publish +sentinel +client|setname
-user admin on #{admin} sanitize-payload allchannels -@all +ping +sentinel +info +acl +client
-"""
-TLS = """\
-port 0
-bind 127.0.0.1
-tls-port {port}
-tls-cert-file {directory}/server.crt
-tls-key-file {directory}/server.key
-tls-ca-cert-file {directory}/ca.crt
-tls-auth-clients yes
-tls-replication yes
-"""
-SERVER = """\
-dir {data}
-aclfile {directory}/users.acl
-masteruser replication
-masterauth {replication}
-appendonly yes
-save ""
-min-replicas-to-write {minimum}
-min-replicas-max-lag 10
-repl-diskless-sync-delay 0
-repl-ping-replica-period 1
-replica-announce-ip 127.0.0.1
-replica-announce-port {port}
-"""
-SENTINEL = """\
-dir {state}
-aclfile {directory}/sentinel-users.acl
-sentinel announce-ip 127.0.0.1
-sentinel announce-port {port}
-sentinel sentinel-user sentinel
-sentinel sentinel-pass {sentinel}
-sentinel deny-scripts-reconfig yes
-sentinel down-after-milliseconds test {down_after}
-sentinel failover-timeout test 60000
-sentinel parallel-syncs test 1
-sentinel auth-user test sentinel
-sentinel auth-pass test {sentinel}
-"""
+FIRST = (ROLE / "defaults/main.yml", ROLE / "vars/main.yml")
+"""What the role goes by."""
+HURRY = {"server": "repl-diskless-sync-delay 0\nrepl-ping-replica-period 1\n", "sentinel": ""}
+"""What differs from the role, so that nobody waits for long."""
+
+
+def trusted(value: Any) -> Any:
+    """Variables as Ansible reads them from a file of a role: their texts are templates."""
+    if isinstance(value, dict):
+        return {trusted(key): trusted(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [trusted(item) for item in value]
+    return trust_as_template(value) if isinstance(value, str) else value
+
+
+def rendered(name: str, **variables: Any) -> str:
+    """A file of the role below /etc/redis/declared, by Ansible's own templating."""
+    known: dict[str, Any] = {}
+    for path in FIRST:
+        known |= yaml.safe_load(path.read_text())
+    text = trust_as_template((ROLE / "templates/tree/etc/redis/declared" / f"{name}.j2").read_text())
+    return str(Templar(DataLoader(), variables={**trusted(known), **variables}).template(text)) + "\n"
 
 
 def programs(directory: Path) -> None:
@@ -163,9 +136,6 @@ class Trio:
         programs(self.directory)
         self.authority = Authority(self.directory, "redis")
         self.authority.issue("server")
-        hashed = {name: hashlib.sha256(word.encode()).hexdigest() for name, word in PASSWORDS.items()}
-        (self.directory / "users.acl").write_text(USERS.format(**hashed))
-        (self.directory / "sentinel-users.acl").write_text(SENTINEL_USERS.format(**hashed))
         for path in (MEMBER, WIRE):
             shutil.copy(path, self.directory)
         self.hosts = {name: Host(name, self.directory / name) for name in self.names}
@@ -176,12 +146,10 @@ class Trio:
 
     def declare(self, host: Host) -> None:
         """Write what the role manages for a member, and that the first one is the first master."""
-        words = {
-            **PASSWORDS, "directory": self.directory, "data": host.data, "state": host.directory / "state",
-            "minimum": self.minimum, "down_after": DOWN_AFTER_MS,
-        }  # fmt: skip
-        (host.directory / "server.conf").write_text((TLS + SERVER).format(port=host.port, **words))
-        (host.directory / "sentinel.conf").write_text((TLS + SENTINEL).format(port=host.sentinel_port, **words))
+        for kind, port in (("server", host.port), ("sentinel", host.sentinel_port)):
+            (host.directory / f"{kind}.acl").write_text(rendered(f"{kind}.acl", **self.variables(host)))
+            text = rendered(f"{kind}.conf", **self.variables(host)) + HURRY[kind]
+            (host.directory / f"{kind}.conf").write_text(re.sub(r"\b2?6379\b", str(port), text))
         (host.directory / "initial").write_text(f"{self.hosts[self.names[0]].server}\n")
         told = {
             "cluster": "test", "server": host.server, "servers": [one.server for one in self.hosts.values()],
@@ -196,6 +164,25 @@ class Trio:
             "sentinel_program": str(self.directory / "redis-sentinel"),
         }  # fmt: skip
         (host.directory / "member.json").write_text(json.dumps(told))
+
+    def variables(self, host: Host) -> dict[str, Any]:
+        """What an inventory says of a member, and where its files are here."""
+        passwords = {f"redis_{name}_password": PASSWORDS[name] for name in ("replication", "sentinel", "admin")}
+        app = {"name": "app", "password": PASSWORDS["app"], "keys": ["*"], "channels": ["news*"]}
+        reader = {
+            "name": "reader",
+            "password": PASSWORDS["reader"],
+            "keys": ["%R~key*"],
+            "commands": ["+@read", "+keys"],
+        }
+        return {
+            **passwords, "redis_users": [app, reader], "redis_master_name": "test", "redis_maxmemory_mb": 64,
+            "redis_min_replicas_to_write": self.minimum, "redis_down_after_ms": DOWN_AFTER_MS,
+            "__redis_address": "127.0.0.1", "__redis_data": str(host.data),
+            "__redis_state": str(host.directory / "state"), "__redis_declared": str(host.directory),
+            "__redis_ca": str(self.authority.path), "__redis_crt": str(self.directory / "server.crt"),
+            "__redis_key": str(self.directory / "server.key"),
+        }  # fmt: skip
 
     # --- processes ---
 

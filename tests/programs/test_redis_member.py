@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ansible_collections.groundplane.onprem.plugins.module_utils.redis_wire import Reply
 
 KEYS = 200
+MANAGED = ("server.conf", "sentinel.conf", "server.acl", "sentinel.acl", "member.json")
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +165,7 @@ def test_a_sentinel_without_memory_asks_the_others_and_forgets_strangers(trio: T
 
 
 def test_what_we_manage_is_not_written_by_failovers(trio: Trio) -> None:
-    managed = [trio.hosts[name].directory / file for name in trio.names for file in ("server.conf", "sentinel.conf")]
-    managed += [trio.directory / "users.acl", trio.directory / "sentinel-users.acl"]
+    managed = [trio.hosts[name].directory / file for name in trio.names for file in MANAGED]
     before = [path.read_bytes() for path in managed]
     first = trio.master()
     trio.send(first, signal.SIGKILL)
@@ -178,7 +178,7 @@ def test_what_we_manage_is_not_written_by_failovers(trio: Trio) -> None:
 def test_users_and_certificates_are_taken_without_a_restart(trio: Trio) -> None:
     name = trio.master()
     kept = trio.connect(name)
-    users = trio.directory / "users.acl"
+    users = trio.hosts[name].directory / "server.acl"
     before = users.read_text()
     users.write_text(before + "user guest on nopass resetchannels -@all +ping\n")
     serial = certificate(trio, name)

@@ -219,7 +219,14 @@ def test_what_the_load_balancer_serves() -> None:
             "starttls": "postgres",
             "kind": "leader",
             "on_marked_down": "shutdown-sessions",
-            "check": {"port": 8008, "method": "HEAD", "path": "/primary", "status": 200, "tls": "mutual"},
+            "check": {
+                "port": 8008,
+                "protocol": "http",
+                "method": "HEAD",
+                "path": "/primary",
+                "status": 200,
+                "tls": "mutual",
+            },
             "follows": None,
             "members": [
                 {
