@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.groundplane.onprem.plugins.module_utils import refusal, refusal_kafka
+from ansible_collections.groundplane.onprem.plugins.module_utils import refusal, refusal_kafka, refusal_redis
 from ansible_collections.groundplane.onprem.plugins.module_utils.contract import ContractError, discover
 from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import (
     RULES,
@@ -177,7 +177,7 @@ def test_which_rules_give_way_to_a_repair() -> None:
 
 
 def test_which_rules_never_refuse() -> None:
-    assert {rule.name for rule in RULES if rule.warns} == {"kafka_zones"}
+    assert {rule.name for rule in RULES if rule.warns} == {"kafka_zones", "redis_zones"}
 
 
 def test_replacing_a_dead_member_is_only_warned_of() -> None:
@@ -390,6 +390,53 @@ def test_kafkas_numbers_are_those_that_its_roles_make(count: int, stated: dict[s
         host = "b0" if role == "kafka" else "c"
         assert refusal_kafka._factor(situation, host, role)[1] == known[f"{role}_replication_factor"]
         assert refusal_kafka._minimum(situation, host, role)[1] == known[f"{role}_min_insync_replicas"]
+
+
+def of_redis(situation: Situation) -> list[str]:
+    return [one.message for one in refusals(situation) if one.rule.startswith("redis_")]
+
+
+def test_a_site_without_redis_is_not_asked_about_it() -> None:
+    stated = {"redis_sentinel_quorum": 9, "redis_min_replicas_to_write": 9, "redis_users": [{"name": "admin"}]}
+    assert of_redis(situation_of({"inventory": {"all": {"vars": stated}}, "groups": {"redis": [], "etcd": []}})) == []
+
+
+def test_one_redis_alone_is_a_site_that_promises_nothing() -> None:
+    assert of_redis(situation_of({"groups": {"redis": ["cache1"]}})) == []
+
+
+@pytest.mark.parametrize("told", [Unreadable(), "{{ lookup('nothing') }}"])
+def test_what_redis_goes_by_is_not_guessed_where_it_cannot_be_read(told: object) -> None:
+    unread = dict.fromkeys((*refusal_redis.SHARED, "redis_users", "host_zone"), told)
+    situation = situation_of({})
+    hosts = {host: {**values, **unread} for host, values in situation.variables.items()}
+    assert of_redis(replace(situation, variables=hosts)) == []
+
+
+@pytest.mark.parametrize("users", ["app", [1, "app"], {"name": "app"}])
+def test_users_of_redis_that_are_none_are_left_to_the_role(users: object) -> None:
+    assert of_redis(situation_of({"inventory": {"all": {"vars": {"redis_users": users}}}})) == []
+
+
+@pytest.mark.parametrize("password", [Unreadable(), "", None, "a" * 40, "kR7v"])
+def test_a_password_of_redis_is_never_repeated(password: object) -> None:
+    users = [{"name": "shop", "password": password}]
+    said = of_redis(situation_of({"inventory": {"all": {"vars": {"redis_users": users}}}}))
+    assert len(said) == 1
+    assert "password" in said[0]
+    assert not password or str(password) not in said[0]
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+def test_numbers_of_redis_are_those_that_its_role_makes(count: int) -> None:
+    hosts = [f"h{number}" for number in range(count)]
+    situation = replace(situation_of({}), groups={"redis": hosts}, variables={host: {} for host in hosts})
+    defaults = yaml.safe_load((ROOT / "roles/redis/defaults/main.yml").read_text())
+    made = [
+        NativeEnvironment().from_string(str(defaults[name])).render({"groups": situation.groups})
+        for name in ("redis_sentinel_quorum", "redis_min_replicas_to_write")
+    ]
+    assert [refusal_redis._quorum(situation, "h0"), refusal_redis._minimum(situation, "h0")] == made
 
 
 def test_variables_that_playbooks_take_are_known(tmp_path: Path) -> None:
