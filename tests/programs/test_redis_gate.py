@@ -217,6 +217,7 @@ def test_a_master_that_was_killed_is_replaced_and_comes_back_as_a_replica(trio: 
 def test_users_may_what_they_may(trio: Trio) -> None:
     master = trio.master()
     assert trio.ask(master, "ROLE", user="probe")
+    assert "min_slaves_good_slaves:2" in str(trio.ask(master, "INFO", "replication", user="probe"))
     refused = {
         "probe": ["GET key1", "INFO"],
         "replication": ["GET key1", "SET key1 x"],

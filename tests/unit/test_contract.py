@@ -117,6 +117,8 @@ BROKEN: list[tuple[dict[str, Any], list[str]]] = [
     ({"endpoints": [{**ENDPOINT, "check": {"listen": "rest"}}]}, ["endpoints[0].check.listen: no listen is named 'rest'"]),
     ({"endpoints": [{**ENDPOINT, "check": {"listen": "api", "paht": "/"}}]}, ["endpoints[0].check.paht: unknown key, did you mean path?"]),
     ({"endpoints": [{**ENDPOINT, "check": {"listen": "api", "path": "health"}}]}, ["endpoints[0].check.path: 'health' is not an absolute path"]),
+    ({"endpoints": [{**ENDPOINT, "members": "leader", "check": {"listen": "api", "protocol": "redis", "path": "/a"}}]}, ["endpoints[0].check: path, status and method are those of http, and protocol: redis has none"]),
+    ({"endpoints": [{**ENDPOINT, "check": {"listen": "api", "protocol": "redis"}}]}, ["endpoints[0].members: 'all', and protocol: redis finds the leader"]),
     ({"endpoints": [{**ENDPOINT, "members": "leader"}]}, ["endpoints[0].check: missing, and members: leader needs one"]),
     ({"endpoints": [{**ENDPOINT, "tls": "none"}]}, ["endpoints[0].reason: missing, and tls: none needs one"]),
     ({"endpoints": [ENDPOINT, {**ENDPOINT, "name": "b"}]}, ["endpoints[1]: the same public 443 as endpoints[0]"]),

@@ -123,6 +123,20 @@ class TestHaproxy:
         )
         assert not [line for line in lines if " backup" in line]
 
+    def test_the_master_of_redis_is_who_says_so_and_takes_writes(self) -> None:
+        service = database(listen="rest", check={"listen": "rest", "protocol": "redis"})
+        lines = section(render("etc/haproxy/haproxy.cfg", service=service), "backend database_primary")
+        asked = [line for line in lines if "check" in line and not line.startswith(("default-server", "server"))]
+        # The site has two members, of which the last one may write alone.
+        assert asked == [
+            "option tcp-check",
+            "tcp-check send AUTH\\ probe\\ probe\\r\\n",
+            "tcp-check expect string +OK",
+            "tcp-check send ROLE\\r\\n",
+            "tcp-check expect rstring ^\\*[0-9]+\\r\\n\\$6\\r\\nmaster\\r\\n",
+        ]
+        assert any("check-ssl verify required" in line for line in lines)
+
     def test_a_member_that_asks_for_no_certificate_is_verified_and_shown_none(self) -> None:
         """The API server of Kubernetes takes any certificate for a user, and one of another authority for a bad one."""
         service = database()
