@@ -4,17 +4,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.groundplane.onprem.plugins.module_utils import redis_wire
 from hypothesis import given
 from hypothesis import strategies as st
 
-PROGRAM = Path(__file__).resolve().parents[2] / "roles/redis/templates/tree/usr/local/lib/groundplane/redis_member.py"
+ROLE = Path(__file__).resolve().parents[2] / "roles/redis"
+PROGRAM = ROLE / "templates/tree/usr/local/lib/groundplane/redis_member.py"
 SERVERS = ["192.0.2.1:6379", "192.0.2.2:6379", "192.0.2.3:6379"]
 SENTINELS = [server.replace("6379", "26379") for server in SERVERS]
 
@@ -138,3 +141,9 @@ def test_data_are_whole_with_the_mark_and_the_files(program: Any, tmp_path: Path
     assert here.whole
     here.mark.unlink()
     assert not here.whole
+
+
+def test_a_host_is_told_all_that_its_member_has_to_know(program: Any) -> None:
+    told = yaml.safe_load((ROLE / "vars/main.yml").read_text())["__redis_member"]
+    needed = {one.name for one in dataclasses.fields(program.Member) if one.default is dataclasses.MISSING}
+    assert set(told) == needed
