@@ -109,7 +109,7 @@ class Product:
         names: what a tool is called here, by its own name.
         files: tools that the bundle holds as files; None for all.
         content: name to what is taken from the sources as it is.
-        own_version: of a product whose sources are here.
+        own_version: of a product whose sources are here, or whose modules have no releases.
     """
 
     directory: Path
