@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ansible_collections.groundplane.onprem.plugins.module_utils.contract import Contract
 ETCD = ("etcd", "client")
 PATRONI = ("patroni", "rest")
-SERVERS = {"kafka": "data", "kafka_controller": "controller"}
-"""Engines of Kafka, and the listen of their members that the gate asks."""
+SERVERS = {"kafka": "data", "kafka_controller": "controller", "object_store": "s3"}
+"""Engines whose members the gate asks by name, and the listen that it asks."""
 REDIS = {"servers": "server", "sentinels": "sentinel"}
 """The listens of Redis' members that the gate asks."""
 PART_OF = {"redis_sentinel": "redis"}
@@ -106,7 +106,7 @@ def _places(site: Site, contract: Contract, listen: str) -> list[str]:
 
 
 def _servers(site: Site, engine: str, listen: str) -> list[str]:
-    """The same by name: a node of Kafka is the member that its host's name begins with, and advertises itself so."""
+    """The same by name: such a member is the one that its host's name begins with, and Kafka's advertise it so."""
     contract = _contract(site, engine)
     if contract is None:
         return []

@@ -24,6 +24,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.gate import (
     settled,
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_client import KafkaError
+from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_cluster import ObjectStoreError
 from ansible_collections.groundplane.onprem.plugins.module_utils.patroni_cluster import PatroniError
 from ansible_collections.groundplane.onprem.plugins.module_utils.redis_wire import RedisError
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=State[Any])
 
-UNANSWERED = (EtcdError, PatroniError, KafkaError, RedisError)
+UNANSWERED = (EtcdError, PatroniError, KafkaError, RedisError, ObjectStoreError)
 """How clusters say that they cannot be asked, or refuse."""
 
 POLL = 0.2

@@ -23,7 +23,7 @@ options:
     description: What kind of cluster it is.
     type: str
     required: true
-    choices: [etcd, patroni, kafka, kafka_controller, redis, redis_sentinel]
+    choices: [etcd, patroni, kafka, kafka_controller, redis, redis_sentinel, object_store]
   action:
     description:
       - V(restart) restarts O(unit). With O(engine=patroni) and no O(unit), Patroni restarts only PostgreSQL, and only
@@ -31,7 +31,8 @@ options:
       - V(reload) reloads it; no member leaves, so nobody is asked.
       - V(stop) stops O(unit) for good, for maintenance of its host.
       - V(switchover) lets O(candidate) lead, or the best follower; in Patroni the standbys then race for it. Kafka
-        has nothing to switch over, and it is refused. Of Redis the Sentinels choose who it is, so that none is named.
+        and an object store have nothing to switch over, and it is refused. Of Redis the Sentinels choose who it is, so
+        that none is named.
       - V(check) only says whether the member may leave now.
       - V(none) only waits until the member is healthy and has caught up.
     type: str
@@ -43,8 +44,8 @@ options:
   lead:
     description: >-
       V(defer) leaves a member that leads alone and says so in RV(deferred); V(yield) first moves leadership to the most
-      up to date follower. The active controller of Kafka is restarted where it is, and resigns when it stops; brokers
-      and the Sentinels of Redis have no leader.
+      up to date follower. The active controller of Kafka is restarted where it is, and resigns when it stops; brokers,
+      the Sentinels of Redis and servers of an object store have no leader.
     type: str
     default: defer
     choices: [defer, yield]
@@ -59,7 +60,7 @@ options:
   accept_outage:
     description: >-
       Accept that a cluster too small to lose anybody is gone while its member restarts; with O(engine=kafka) that the
-      partitions are which have no replica to spare.
+      partitions are which have no replica to spare; with O(engine=object_store) that writes are.
     type: bool
     default: false
   patience:
@@ -79,7 +80,8 @@ options:
     type: str
   cluster:
     description: >-
-      Name of the cluster, for messages, and of the lock of a Kafka cluster or of Redis. Left out, C(site_name).
+      Name of the cluster, for messages, and of the lock of a Kafka cluster, of Redis or of an object store. Left out,
+      C(site_name).
     type: str
   run:
     description: Who asks, the same for all tasks of a run. Left out, it is made from the run of C(ansible-playbook).
@@ -95,8 +97,8 @@ options:
   servers:
     description: >-
       C(host:port) of all brokers' listener for certificates, or of all controllers, with O(engine=kafka) and
-      O(engine=kafka_controller). The first label of a host is the member's name. With O(engine=redis) and
-      O(engine=redis_sentinel) C(member=address:port) of all servers.
+      O(engine=kafka_controller), or of all servers of an object store with O(engine=object_store). The first label of a
+      host is the member's name. With O(engine=redis) and O(engine=redis_sentinel) C(member=address:port) of all servers.
     type: list
     elements: str
   sentinels:
@@ -202,6 +204,10 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.gate_run import
 from ansible_collections.groundplane.onprem.plugins.module_utils.json_https import ClientTls, HttpsError
 from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_client import KafkaError
 from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_cluster import KafkaBrokers, KafkaControllers
+from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_cluster import (
+    ObjectStoreError,
+    ObjectStoreServers,
+)
 from ansible_collections.groundplane.onprem.plugins.module_utils.patroni_cluster import PatroniCluster, PatroniError
 from ansible_collections.groundplane.onprem.plugins.module_utils.redis_cluster import RedisCluster, RedisSentinels
 from ansible_collections.groundplane.onprem.plugins.module_utils.redis_wire import RedisError
@@ -219,6 +225,8 @@ def _redis(params: dict[str, Any], tls: ClientTls, kind: type[RedisCluster] = Re
     return kind(params["cluster"], places, (params["user"], params["password"] or ""), tls)
 
 
+PART_OF = {"kafka_controller": "kafka", "redis_sentinel": "redis"}
+"""Engines of members that have their lock in common with those of another engine."""
 ENGINES: dict[str, Any] = {
     "etcd": _etcd,
     "patroni": lambda params, tls: PatroniCluster(params["cluster"], params["rest"] or [], tls),
@@ -226,6 +234,7 @@ ENGINES: dict[str, Any] = {
     "kafka_controller": lambda params, tls: KafkaControllers(params["cluster"], params["servers"] or [], tls),
     "redis": _redis,
     "redis_sentinel": lambda params, tls: _redis(params, tls, RedisSentinels),
+    "object_store": lambda params, tls: ObjectStoreServers(params["cluster"], params["servers"] or [], tls),
 }
 """What connects to a cluster of each kind."""
 
@@ -242,6 +251,7 @@ class Call:
             PatroniError: there are no members.
             KafkaError: there are no servers.
             RedisError: there are no servers, or one has no Sentinel.
+            ObjectStoreError: there are no servers.
         """
         self.module = module
         p = self.params = module.params
@@ -284,9 +294,9 @@ class Call:
         # Whatever the callers call it: an etcd keeps its own lock, and Patroni knows its scope.
         if self.patroni:
             return f"patroni/{self.patroni.scope()}"
-        # One for brokers and controllers, and not by Kafka's own id, which nobody tells when all are down.
         engine = self.params["engine"]
-        return "etcd" if engine == "etcd" else f"{engine.partition('_')[0]}/{self.params['cluster']}"
+        # One for brokers and controllers, and not by Kafka's own id, which nobody tells when all are down.
+        return "etcd" if engine == "etcd" else f"{PART_OF.get(engine, engine)}/{self.params['cluster']}"
 
     def run(self) -> dict[str, Any]:
         """Do it.
@@ -297,6 +307,7 @@ class Call:
             PatroniError: Patroni refused.
             KafkaError: a Kafka cluster cannot be asked.
             RedisError: a server of Redis refuses to tell.
+            ObjectStoreError: an object store cannot be asked.
         """
         action = self.params["action"]
         if action == "check" or self.module.check_mode:
@@ -419,7 +430,7 @@ def main() -> None:
             module.fail_json(msg=f"gate: {error}")
         # On a host that is only being planned there is no certificate yet, and no cluster.
         module.exit_json(changed=False, decision=str(Action.NOTHING), reason=str(error), deferred=False, waited=0.0)
-    except (GateError, UnitError, EtcdError, PatroniError, KafkaError, RedisError) as error:
+    except (GateError, UnitError, EtcdError, PatroniError, KafkaError, RedisError, ObjectStoreError) as error:
         module.fail_json(msg=f"gate: {error}")
 
 
