@@ -98,7 +98,8 @@ options:
     description: >-
       C(host:port) of all brokers' listener for certificates, or of all controllers, with O(engine=kafka) and
       O(engine=kafka_controller), or of all servers of an object store with O(engine=object_store). The first label of a
-      host is the member's name. With O(engine=redis) and O(engine=redis_sentinel) C(member=address:port) of all servers.
+      host is the member's name. With O(engine=redis) and O(engine=redis_sentinel) C(member=address:port) of all
+      servers.
     type: list
     elements: str
   sentinels:
