@@ -130,10 +130,8 @@ class TestHaproxy:
         # The site has two members, of which the last one may write alone.
         assert asked == [
             "option tcp-check",
-            "tcp-check send AUTH\\ probe\\ probe\\r\\n",
-            "tcp-check expect string +OK",
-            "tcp-check send ROLE\\r\\n",
-            "tcp-check expect rstring ^\\*[0-9]+\\r\\n\\$6\\r\\nmaster\\r\\n",
+            "tcp-check send AUTH\\ probe\\ probe\\r\\nROLE\\r\\nINFO\\ replication\\r\\nQUIT\\r\\n",
+            "tcp-check expect string $6\\r\\nmaster\\r\\n",
         ]
         assert any("check-ssl verify required" in line for line in lines)
 
