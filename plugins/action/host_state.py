@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -15,6 +16,8 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.contract import
     roles_directories,
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import CLOCK_LIMIT, KUBERNETES
+from ansible_collections.groundplane.onprem.plugins.module_utils.refusal_object_store import GROUP as OBJECT_STORE
+from ansible_collections.groundplane.onprem.plugins.module_utils.refusal_object_store import RECORD, drives_of
 from ansible_collections.groundplane.onprem.plugins.module_utils.site import LOAD_BALANCER
 
 MODULE = "groundplane.onprem.host_state"
@@ -34,6 +37,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         try:
             arguments = {
                 "paths": self._paths(own, variables["groups"]),
+                "records": [RECORD] if self._in(own, variables["groups"], OBJECT_STORE) else [],
                 "probes": self._probes(own, variables["groups"]),
             }
         except ContractError as error:
@@ -49,6 +53,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return result
 
     @staticmethod
+    def _in(own: Any, groups: Any, group: str) -> bool:
+        """Whether the host is in a group."""
+        return own["inventory_hostname"] in groups.get(group, ())
+
+    @staticmethod
     def _paths(own: Any, groups: Any) -> list[str]:
         """Where the services of this host keep their data."""
         host = own["inventory_hostname"]
@@ -56,6 +65,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         for contract in discover(roles_directories(own)).values():
             if contract.group == "all" or host in groups.get(contract.group, ()):
                 paths += [data.path for data in contract.data]
+        if ActionModule._in(own, groups, OBJECT_STORE):
+            # Of a template that cannot be computed preflight and the role tell.
+            with contextlib.suppress(AnsibleError):
+                paths += drives_of(own.get("object_store_drives"))
         return list(dict.fromkeys(paths))
 
     @staticmethod

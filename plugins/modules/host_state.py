@@ -10,8 +10,8 @@ short_description: Memory, disks, clock, time daemons, addresses and Kubernetes 
 version_added: 0.1.0
 description:
   - Reports what the action M(groundplane.onprem.preflight) looks at. Reads only.
-  - On the controller an action plugin of the same name fills in O(paths) and O(probes) from the service contracts and
-    the inventory, measures the clock, and asks hosts of the group C(kubernetes) by
+  - On the controller an action plugin of the same name fills in O(paths), O(records) and O(probes) from the service
+    contracts and the inventory, measures the clock, and asks hosts of the group C(kubernetes) by
     M(groundplane.onprem.kubernetes_node_state) what they run.
 attributes:
   check_mode:
@@ -26,6 +26,11 @@ attributes:
 options:
   paths:
     description: Directories of services. They need not exist yet.
+    type: list
+    elements: str
+    default: []
+  records:
+    description: Files in JSON in which roles keep what a service was formed with. They need not exist.
     type: list
     elements: str
     default: []
@@ -64,6 +69,10 @@ filesystems:
   description: >-
     For each path the file system it is on, or will be on: C(mount), C(device), C(size_gb), C(free_gb) (GiB, free to
     all users), and C(populated), whether the path exists and is not empty.
+  type: dict
+  returned: always
+records:
+  description: For each of O(records) its content; null where there is none, or none that is JSON.
   type: dict
   returned: always
 addresses:
@@ -160,6 +169,14 @@ def filesystem_of(path: Path) -> dict[str, Any]:
     }
 
 
+def record_of(path: Path) -> Any:
+    """What a file in JSON holds; None where there is no such file, or it holds something else."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def time_daemons(processes: Path = Path("/proc")) -> list[str]:
     """The time daemons among the running processes of this process's own PID namespace."""
     found = set()
@@ -237,6 +254,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "paths": {"type": "list", "elements": "str", "default": []},
+            "records": {"type": "list", "elements": "str", "default": []},
             "probes": {
                 "type": "list",
                 "elements": "dict",
@@ -260,6 +278,7 @@ def main() -> None:
         changed=False,
         memory_mb=memory_mb(Path("/proc/meminfo").read_text(encoding="ascii"), limits),
         filesystems={path: filesystem_of(Path(path)) for path in module.params["paths"]},
+        records={path: record_of(Path(path)) for path in module.params["records"]},
         addresses=None if interfaces is None else sorted(interfaces),
         hardware=sorted({link["address"] for link in links or [] if link.get("link_type") == "ether"}),
         answering=probe(module.params["probes"], interfaces),

@@ -41,6 +41,17 @@ def test_a_directory_counts_as_populated_when_something_is_in_it(tmp_path: Path)
     assert host_state.filesystem_of(tmp_path)["populated"] is True
 
 
+@pytest.mark.parametrize(
+    ("text", "holds"), [('{"pools": [[]]}', {"pools": [[]]}), ("", None), ("{", None), (None, None)]
+)
+def test_a_record_is_what_it_holds_and_nothing_where_it_holds_none(
+    text: str | None, holds: object, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / "formed").write_text(text)
+    assert host_state.record_of(tmp_path / "formed") == holds
+
+
 def test_time_daemons_are_told_by_their_process_names(tmp_path: Path) -> None:
     for number, name in enumerate(("chronyd", "chronyd", "systemd-timesyn", "bash"), start=1):
         (tmp_path / str(number)).mkdir()

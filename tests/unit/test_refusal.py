@@ -17,7 +17,12 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.groundplane.onprem.plugins.module_utils import refusal, refusal_kafka, refusal_redis
+from ansible_collections.groundplane.onprem.plugins.module_utils import (
+    refusal,
+    refusal_kafka,
+    refusal_object_store,
+    refusal_redis,
+)
 from ansible_collections.groundplane.onprem.plugins.module_utils.contract import ContractError, discover
 from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import (
     RULES,
@@ -51,6 +56,10 @@ HEALTHY: dict[str, Any] = {
     "filesystems": {
         path: {"mount": "/", "device": 1, "size_gb": 40.0, "free_gb": 30.0, "populated": False}
         for path in ("/", "/var/lib/etcd", "/var/lib/postgresql")
+    }
+    | {
+        drive: {"mount": drive, "device": 2, "size_gb": 2000.0, "free_gb": 1900.0, "populated": True}
+        for drive in refusal_object_store.DEFAULT_DRIVES
     },
 }
 
@@ -172,12 +181,12 @@ def test_a_repair_is_warned_where_refusing_would_block_it(name: str) -> None:
 def test_which_rules_give_way_to_a_repair() -> None:
     assert {rule.name for rule in RULES if rule.repairable} == {
         *("voters_few", "voters_even", "partial_run", "unreachable"),
-        *("vip_answers", "memory", "disk", "clock", "time_daemon", "kubernetes_skew"),
+        *("vip_answers", "memory", "disk", "clock", "time_daemon", "kubernetes_skew", "object_store_mounts"),
     }
 
 
 def test_which_rules_never_refuse() -> None:
-    assert {rule.name for rule in RULES if rule.warns} == {"kafka_zones", "redis_zones"}
+    assert {rule.name for rule in RULES if rule.warns} == {"kafka_zones", "redis_zones", "object_store_zones"}
 
 
 def test_replacing_a_dead_member_is_only_warned_of() -> None:
@@ -439,6 +448,68 @@ def test_numbers_of_redis_are_those_that_its_role_makes(count: int) -> None:
     assert [refusal_redis._quorum(situation, "h0"), refusal_redis._minimum(situation, "h0")] == made
 
 
+def of_object_store(situation: Situation) -> list[str]:
+    return [one.message for one in refusals(situation) if one.rule.startswith("object_store_")]
+
+
+def test_a_site_without_an_object_store_is_not_asked_about_it() -> None:
+    stated = {"object_store_drives": ["x"], "object_store_parity": 9, "object_store_users": [{"secret_key": "x"}]}
+    case = {"inventory": {"all": {"vars": stated}}, "groups": {"object_store": [], "etcd": []}}
+    assert of_object_store(situation_of(case)) == []
+
+
+def test_one_server_with_one_drive_is_a_site_that_promises_nothing() -> None:
+    assert of_object_store(situation_of({"groups": {"object_store": ["store1"]}})) == []
+
+
+@pytest.mark.parametrize("told", [Unreadable(), "{{ lookup('nothing') }}"])
+def test_what_an_object_store_goes_by_is_not_guessed_where_it_cannot_be_read(told: object) -> None:
+    own = ("object_store_pool", "object_store_drives", "object_store_serials", "host_zone")
+    unread = dict.fromkeys((*refusal_object_store.SHARED, *own), told)
+    situation = situation_of({})
+    hosts = {host: {**values, **unread} for host, values in situation.variables.items()}
+    assert of_object_store(replace(situation, variables=hosts)) == []
+
+
+@pytest.mark.parametrize("record", [None, [], {}, {"pools": 1}, {"pools": []}, "x"])
+def test_a_record_that_says_nothing_speaks_against_nothing(record: object) -> None:
+    states = {"store1": {"records": {refusal_object_store.RECORD: record}}, "store2": {"records": None}}
+    assert of_object_store(situation_of({"states": states})) == []
+
+
+def test_a_store_may_grow_by_a_pool_and_by_nothing_else() -> None:
+    first = [f"https://store{n}.fixture.example:9000/srv/object_store/drive1" for n in (1, 2, 3, 4)]
+    states = {f"store{n}": {"records": {refusal_object_store.RECORD: {"pools": [first]}}} for n in (1, 2, 3, 4)}
+    newcomers = {
+        f"store{n}": {"host_primary_network": "data", "host_addresses": {"data": f"192.0.2.{170 + n}"}}
+        for n in (5, 6, 7, 8)
+    }
+    group = {"object_store": {"hosts": {host: {} for host in newcomers}}}
+    alike = {"inventory": {"all": {"hosts": newcomers, "children": group}}, "states": states}
+    assert len(of_object_store(situation_of(alike))) == 1
+    behind = {host: {**values, "object_store_pool": 2} for host, values in newcomers.items()}
+    grown = {"inventory": {"all": {"hosts": behind, "children": group}}, "states": states}
+    assert of_object_store(situation_of(grown)) == []
+
+
+@pytest.mark.parametrize("secret", [Unreadable(), "", "a" * 40, "kR7v"])
+def test_a_secret_key_of_an_object_store_is_never_repeated(secret: object) -> None:
+    users = [{"name": "shop", "secret_key": secret}]
+    said = of_object_store(situation_of({"inventory": {"all": {"vars": {"object_store_users": users}}}}))
+    assert len(said) == 1
+    assert "secret_key" in said[0]
+    assert not secret or str(secret) not in said[0]
+
+
+def test_what_the_rules_of_an_object_store_take_for_granted_is_what_its_role_says() -> None:
+    defaults = yaml.safe_load((ROOT / "roles/object_store/defaults/main.yml").read_text())
+    own = yaml.safe_load((ROOT / "roles/object_store/vars/main.yml").read_text())
+    assert tuple(defaults["object_store_drives"]) == refusal_object_store.DEFAULT_DRIVES
+    assert (defaults["object_store_pool"], defaults["object_store_parity"]) == (1, 0)
+    assert own["__object_store_record"] == refusal_object_store.RECORD
+    assert f"default={defaults['object_store_drives']}" in own["__object_store_drives_of"]
+
+
 def test_variables_that_playbooks_take_are_known(tmp_path: Path) -> None:
     (tmp_path / "playbooks" / "meta").mkdir(parents=True)
     (tmp_path / "roles").mkdir()
@@ -585,6 +656,23 @@ def test_a_number_of_kafka_is_refused_as_often_as_it_was_given_before(pairs: lis
     numbers = [number for pair in pairs for number in pair]
     found = sum(one.rule == "kafka_node_id" for one in refusals(situation))
     assert found == len(numbers) - len(set(numbers))
+
+
+@given(st.integers(2, 6), st.integers(1, 8), st.integers(0, 4))
+def test_sets_of_an_object_store_are_refused_exactly_when_a_host_could_not_be_lost(
+    hosts: int, drives: int, parity: int
+) -> None:
+    stated = {"object_store_drives": [f"/srv/{number}" for number in range(drives)], "object_store_parity": parity}
+    names = [f"h{number}" for number in range(hosts)]
+    situation = replace(situation_of({}), groups={"object_store": names}, variables=dict.fromkeys(names, stated))
+    found = any(one.rule == "object_store_sets" for one in refusals(situation))
+    # Counted anew, drive by drive: each set, each host that is away.
+    size = max((one for one in range(2, 17) if hosts * drives % one == 0), default=0)
+    away = [[number % hosts for number in range(at, at + size)] for at in range(0, hosts * drives, size or 1)]
+    redundant = parity or {2: 1, 3: 1, 4: 2, 5: 2, 6: 3, 7: 3}.get(size, 4)
+    quorum = size - redundant + (redundant * 2 == size)
+    lost = any(size - members.count(host) < quorum for members in away for host in range(hosts))
+    assert found is (not size or parity * 2 > size or lost)
 
 
 @given(st.floats(-3, 3), st.floats(0, 2), st.floats(0, 1))
