@@ -32,6 +32,11 @@ def caches(environment: str) -> tuple[str, ...]:
     return () if environment == "lab" else ("redis",)
 
 
+def stores(environment: str) -> tuple[str, ...]:
+    """The group of the object store, which has not run on the lab yet."""
+    return () if environment == "lab" else ("object_store",)
+
+
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_contracts_fit_the_inventory(environment: str) -> None:
     hostvars = inventory(environment).hostvars
@@ -43,6 +48,7 @@ def test_the_contracts_fit_the_inventory(environment: str) -> None:
     assert {one["name"] for one in site.endpoints()} == {
         *("primary", "replicas", "direct", "api", "gateway"),
         *caches(environment),
+        *("s3" for _ in stores(environment)),
     }
     assert {host for host in hostvars if site.firewall(host)["pods"]} == set(groups["kubernetes"])
     assert {name for name in groups if name != "all"} - ONLY_IN_THE_LAB == {
@@ -59,6 +65,7 @@ def test_the_contracts_fit_the_inventory(environment: str) -> None:
         "kafka",
         "kafka_controller",
         *caches(environment),
+        *stores(environment),
     }
     assert hostvars[next(iter(hostvars))]["site_environment"] == environment
 
@@ -69,6 +76,15 @@ def test_voters_stand_in_three_zones(environment: str) -> None:
     groups = ("etcd", "postgres", *caches(environment), "kafka", "kafka_controller", "kubernetes_control_plane")
     for group in groups:
         assert sorted(hostvars[host]["host_zone"] for host in inventory(environment).groups[group]) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("environment", ["staging", "prod"])
+def test_writes_of_the_object_store_outlive_a_zone(environment: str) -> None:
+    hostvars = inventory(environment).hostvars
+    zones = [hostvars[host]["host_zone"] for host in inventory(environment).groups["object_store"]]
+    # Six drives, one of each host: three of parity, and four must be there for a write.
+    assert len(zones) == 6
+    assert all(len(zones) - zones.count(zone) >= 4 for zone in zones)
 
 
 @pytest.mark.parametrize("environment", [one for one in ENVIRONMENTS if one != "lab"])
