@@ -106,13 +106,13 @@ class Authority:
         builder = x509.CertificateBuilder(self.name, subject, key.public_key(), x509.random_serial_number())
         return builder.not_valid_before(now - dt.timedelta(minutes=5)).not_valid_after(now + dt.timedelta(days=1))
 
-    def issue(self, name: str, organisation: str = "") -> tuple[Path, Path]:
-        """Files of a leaf and its key, good for server and client on loopback."""
+    def issue(self, name: str, organisation: str = "", address: str = "127.0.0.1") -> tuple[Path, Path]:
+        """Files of a leaf and its key, good for server and client on loopback, or on an address of this machine."""
         key = ec.generate_private_key(ec.SECP256R1())
         attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
         if organisation:
             attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, organisation))
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(address))]
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         leaf = (
             self._builder(x509.Name(attributes), key)

@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -159,13 +160,23 @@ class Minio(Server):
         }
 
 
+def own_address() -> str:
+    """Where servers that find each other can listen: in a container MinIO takes no loopback for a server's address."""
+    if not any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv")):
+        return "127.0.0.1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        asker.connect(("192.0.2.1", 9))  # sends nothing: the kernel says from where it would
+        return str(asker.getsockname()[0])
+
+
 @dataclass
 class Quartet:
-    """Four servers of one MinIO with one drive each, named data1 to data4 by their ports: loopback has one name."""
+    """Four servers of one MinIO with one drive each, named data1 to data4 by their ports: they have one address."""
 
     directory: Path
     ports: dict[str, int] = field(default_factory=lambda: {f"data{number}": free_port() for number in range(1, 5)})
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    address: str = field(default_factory=own_address)
 
     def start(self) -> None:
         """Start all, and wait until each counts a write quorum.
@@ -176,7 +187,7 @@ class Quartet:
         """
         self.program = str(program("minio"))
         self.authority = Authority(self.directory, "store")
-        self.authority.issue("server")
+        self.authority.issue("server", address=self.address)
         certs = self.directory / "certs"
         (certs / "CAs").mkdir(parents=True)
         # The names that MinIO wants, of files that somebody else writes.
@@ -184,7 +195,7 @@ class Quartet:
         (certs / "public.crt").symlink_to(self.directory / "server.crt")
         (certs / "private.key").symlink_to(self.directory / "server.key")
         password = secrets.token_hex(16)
-        drives = [f"https://127.0.0.1:{port}{self.directory}/{one}" for one, port in self.ports.items()]
+        drives = [f"https://{self.address}:{port}{self.directory}/{one}" for one, port in self.ports.items()]
         for name, port in self.ports.items():
             configuration = self.directory / f"{name}.yml"
             configuration.touch(mode=0o600)
@@ -194,7 +205,7 @@ class Quartet:
                         "version": "v2",
                         "rootUser": "admin",
                         "rootPassword": password,
-                        "address": f"127.0.0.1:{port}",
+                        "address": f"{self.address}:{port}",
                         "certs-dir": str(certs),
                         "pools": [{"args": drives}],
                     }
@@ -241,5 +252,8 @@ class Quartet:
         tls = ClientTls(str(self.authority.path), str(crt), str(key))
         by_port = {str(port): name for name, port in self.ports.items()}
         return ObjectStoreServers(
-            "test", [f"127.0.0.1:{port}" for port in by_port], tls, lambda server: by_port[server.rpartition(":")[2]]
+            "test",
+            [f"{self.address}:{port}" for port in by_port],
+            tls,
+            lambda server: by_port[server.rpartition(":")[2]],
         )
