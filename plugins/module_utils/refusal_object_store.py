@@ -165,27 +165,44 @@ def _serial_problems(situation: Situation, host: str, drives: Sequence[str]) -> 
 @rule()
 def object_store_sets(situation: Situation) -> Iterator[str]:
     """The drives of a pool make equal sets, of which a host may be lost without a stop of writes."""
-    for pool in _pools(situation):
-        of = f"object_store: {POOL} {pool.number} has {count(pool.total, 'drive')}"
-        stated = _parity(situation, next(iter(pool.drives)))
+    pools = _pools(situation)
+    stated, parity = _parity(situation, pools)
+    # Without sets of the first pool nobody knows the parity of the others.
+    for pool in pools if pools and set_size(pools[0].total) else pools[:1]:
         # One drive is a store of its own kind.
         if not pool.even or stated is None or pool.total < SET_SIZES[0]:
             continue
-        size = set_size(pool.total)
-        if not size:
-            yield f"{of}, which make no equal sets of 2 to 16: add or take out hosts, or drives of each."
-            continue
-        if stated < 0 or stated * 2 > size:
-            yield f"{of} in sets of {size}, and {PARITY} is {stated}: make it 1 to {size // 2}, or 0."
-            continue
-        lost = _worst(pool, {host: host for host in pool.drives})
-        may = spare(size, parity_of(size, stated))
-        # A store on one host promises nothing.
-        if len(_hosts(situation)) > 1 and lost > may:
-            yield (
-                f"{of} in sets of {size}, where a host has {count(lost, 'drive')} of a set and {may} may be away while "
-                f"it takes writes: spread the drives over more hosts, or raise {PARITY}."
-            )
+        problem = _set_problem(pool, stated, parity, alone=len(_hosts(situation)) == 1)
+        if problem:
+            yield f"object_store: {POOL} {pool.number} has {count(pool.total, 'drive')}{problem}"
+
+
+def _set_problem(pool: Pool, stated: int, parity: int, *, alone: bool) -> str:
+    """What is wrong with the sets of a pool; empty when nothing is.
+
+    Args:
+        pool: which.
+        stated: what the site says about parity.
+        parity: what it is.
+        alone: whether the store has one host, and promises nothing.
+    """
+    size = set_size(pool.total)
+    if not size:
+        return ", which make no equal sets of 2 to 16: add or take out hosts, or drives of each."
+    if stated and not 0 < stated * 2 <= size:
+        return f" in sets of {size}, and {PARITY} is {stated}: make it 1 to {size // 2}, or 0."
+    if parity * 2 > size:
+        return (
+            f" in sets of {size}, and the sets of the first pool have a parity of {parity}, which goes for all: give "
+            f"it more drives, or make {PARITY} 1 to {size // 2} when the store is formed."
+        )
+    lost, may = _worst(pool, {host: host for host in pool.drives}), spare(size, parity)
+    if lost <= may or alone:
+        return ""
+    return (
+        f" in sets of {size}, where a host has {count(lost, 'drive')} of a set and {may} may be away while it takes "
+        f"writes: spread the drives over more hosts, or raise {PARITY}."
+    )
 
 
 @rule()
@@ -280,13 +297,14 @@ def _secret_problem(situation: Situation, row: Mapping[str, Any]) -> str:
 @rule(warns=True)
 def object_store_zones(situation: Situation) -> Iterator[str]:
     """No zone takes more drives of a set along than may be away."""
-    for pool in _pools(situation):
+    pools = _pools(situation)
+    stated, parity = _parity(situation, pools)
+    for pool in pools:
         zones = {host: situation.value(host, "host_zone") for host in pool.drives}
-        stated = _parity(situation, next(iter(pool.drives)))
         size = set_size(pool.total)
         if None in zones.values() or stated is None or not size or not pool.even or len(pool.drives) == 1:
             continue
-        may = spare(size, parity_of(size, stated))
+        may = spare(size, parity)
         lost = _worst(pool, {host: str(zone) for host, zone in zones.items()})
         # Of a host that cannot be lost `object_store_sets` tells.
         if lost > may >= _worst(pool, {host: host for host in pool.drives}):
@@ -321,12 +339,15 @@ def _number(situation: Situation, host: str) -> int | None:
     return int(str(value)) if re.fullmatch(r"\d+", str(value)) else None
 
 
-def _parity(situation: Situation, host: str) -> int | None:
-    """The stated parity; None when nobody can tell."""
+def _parity(situation: Situation, pools: Sequence[Pool]) -> tuple[int | None, int]:
+    """The stated parity, None when nobody can tell, and what it is: that of the first pool goes for all."""
+    host = next((host for pool in pools for host in pool.drives), "")
     if situation.variables.get(host, {}).get(PARITY) is None:
-        return 0
-    value = situation.value(host, PARITY)
-    return int(str(value)) if not isinstance(value, bool) and re.fullmatch(r"-?\d+", str(value)) else None
+        stated: int | None = 0
+    else:
+        value = situation.value(host, PARITY)
+        stated = int(str(value)) if not isinstance(value, bool) and re.fullmatch(r"-?\d+", str(value)) else None
+    return stated, parity_of(set_size(pools[0].total), stated or 0) if pools else 0
 
 
 def _pools(situation: Situation) -> list[Pool]:
