@@ -72,6 +72,6 @@ def test_a_store_grows_by_a_pool_when_all_servers_start_at_once(quartet: Quartet
         time.sleep(0.3)
     # What was written before is read by who came later.
     last = client(quartet, "data8")
-    assert last.send(Request("GET", "/before/object")).status == 200
+    assert last.ask(Request("GET", "/before/object")).body == body
     last.ask(Request("PUT", "/before/another", body=body))
     last.close()

@@ -88,6 +88,8 @@ def site(*changes: Mapping[str, Any]) -> dict[str, Any]:
     for path in sorted(ROOT.glob("roles/*/meta/service.yml")):
         for secret in yaml.safe_load(path.read_text()).get("secrets", []):
             inventory["all"]["vars"].setdefault(secret["name"], secrets.token_hex(secret["minimum_length"]))
+    # All hosts are this machine, which has no drives to spare.
+    inventory["all"]["vars"]["object_store_drives_unchecked"] = True
     inventory["all"]["vars"]["ansible_python_interpreter"] = str(ROOT / ".venv/bin/python")
     for change in changes:
         inventory = merged(inventory, change)
@@ -108,8 +110,7 @@ def sentences(*names: str) -> list[str]:
 def test_a_good_site_is_let_through(tmp_path: Path) -> None:
     run = Run(tmp_path, site())
     assert run.returncode == 0, run.output
-    brokers = ["broker1", "broker2", "broker3"]
-    assert run.touched == [*brokers, "cp1", "cp2", "cp3", "data1", "data2", "data3", "lb1", "lb2", "worker1"]
+    assert run.touched == sorted(site()["all"]["hosts"])
 
 
 def test_one_reason_is_enough_and_an_extra_variable_is_looked_at_too(tmp_path: Path) -> None:
