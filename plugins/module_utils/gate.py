@@ -171,6 +171,27 @@ class State(ABC, Generic[M]):
         return Verdict(True, Action.YIELD, f"{self.title}: {leader.name} hands over to {target}", target=target)
 
 
+class LeaderlessState(State[M]):
+    """A cluster in which nobody leads the others.
+
+    Attributes:
+        instead: what its members do instead, for a message.
+    """
+
+    __slots__ = ()
+
+    instead: ClassVar[str]
+
+    @property
+    def leader(self) -> None:
+        """Nobody."""
+        return
+
+    def hand_over(self, candidate: str, lag_limit: int) -> Verdict:  # noqa: ARG002 - there is nothing to hand over
+        """Refuse."""
+        return never(f"{self.title} has no leader to move: {self.instead}")
+
+
 def never(reason: str) -> Verdict:
     """A refusal that waiting does not mend."""
     return Verdict(False, Action.NOTHING, reason, final=True)

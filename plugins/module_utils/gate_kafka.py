@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from ansible_collections.groundplane.onprem.plugins.module_utils.gate import (
     Action,
     Health,
+    LeaderlessState,
     State,
     Verdict,
     Wish,
@@ -98,7 +99,7 @@ class Partition:
 
 
 @dataclass(frozen=True, slots=True)
-class BrokerState(State[Broker]):
+class BrokerState(LeaderlessState[Broker]):
     """The brokers of a Kafka cluster at one moment.
 
     Attributes:
@@ -114,11 +115,7 @@ class BrokerState(State[Broker]):
     strangers: tuple[str, ...] = ()
 
     kind: ClassVar[str] = "Kafka cluster"
-
-    @property
-    def leader(self) -> Broker | None:
-        """Nobody."""
-        return None
+    instead: ClassVar[str] = "a broker hands its partitions over while it stops"
 
     @property
     def able(self) -> frozenset[int]:
@@ -136,10 +133,6 @@ class BrokerState(State[Broker]):
     def settled(self, wish: Wish, before: Self) -> str:
         """See `settled_brokers`."""
         return settled_brokers(self, wish, before)
-
-    def hand_over(self, candidate: str, lag_limit: int) -> Verdict:  # noqa: ARG002 - there is nothing to hand over
-        """Refuse."""
-        return never(f"{self.title} has no leader to move: a broker hands its partitions over while it stops")
 
 
 def decide_brokers(state: BrokerState, wish: Wish) -> Verdict:

@@ -17,7 +17,7 @@ from typing import ClassVar, Self
 from ansible_collections.groundplane.onprem.plugins.module_utils.gate import (
     Action,
     Health,
-    State,
+    LeaderlessState,
     Verdict,
     Wish,
     causes,
@@ -47,7 +47,7 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class ServersState(State[Server]):
+class ServersState(LeaderlessState[Server]):
     """The servers of an object store at one moment.
 
     Attributes:
@@ -59,11 +59,7 @@ class ServersState(State[Server]):
     members: tuple[Server, ...]
 
     kind: ClassVar[str] = "object store"
-
-    @property
-    def leader(self) -> Server | None:
-        """Nobody."""
-        return None
+    instead: ClassVar[str] = "each server takes every request"
 
     def decide(self, wish: Wish) -> Verdict:
         """See `decide_servers`."""
@@ -72,10 +68,6 @@ class ServersState(State[Server]):
     def settled(self, wish: Wish, before: Self) -> str:
         """See `settled_servers`."""
         return settled_servers(self, wish, before)
-
-    def hand_over(self, candidate: str, lag_limit: int) -> Verdict:  # noqa: ARG002 - there is nothing to hand over
-        """Refuse."""
-        return never(f"{self.title} has no leader to move: each server takes every request")
 
 
 def decide_servers(state: ServersState, wish: Wish) -> Verdict:

@@ -20,7 +20,6 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_plan impo
     MIN_ISR,
     Acl,
     AclChanged,
-    Change,
     ConfigsSet,
     LiveTopic,
     QuotaSet,
@@ -35,6 +34,11 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_plan impo
     min_isr_refusals,
     plan,
     refusals,
+)
+from ansible_collections.groundplane.onprem.plugins.module_utils.resource_change import (
+    Change,
+    RefusedError,
+    UnfinishedError,
     summary,
 )
 
@@ -85,19 +89,6 @@ LOGINS = 4
 """Logins at a time."""
 FIRST_PAUSE, LAST_PAUSE = 0.05, 1.0
 """Seconds between two looks, growing."""
-
-
-class RefusedError(Exception):
-    """Nothing was touched; the text has a sentence for each reason."""
-
-    def __init__(self, reasons: Sequence[str]) -> None:
-        """Keep the reasons."""
-        super().__init__(" ".join(reasons))
-        self.reasons = list(reasons)
-
-
-class UnfinishedError(Exception):
-    """Something was done and something was not; the text says what was not, and why."""
 
 
 @dataclass(frozen=True)

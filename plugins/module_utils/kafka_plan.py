@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ansible_collections.groundplane.onprem.plugins.module_utils import kafka_scram
+from ansible_collections.groundplane.onprem.plugins.module_utils.resource_change import Change, Line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 Entity = tuple[tuple[str, "str | None"], ...]
 """Whom a quota is for: pairs of type and name, sorted; the name None is the default of its type."""
@@ -203,29 +204,6 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One thing of an object that differs, in words without secrets."""
-
-    aspect: str
-    before: str
-    after: str
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Something that is to be done to one object."""
-
-    @property
-    def subject(self) -> str:
-        """The object, such as `topic orders`."""
-        raise NotImplementedError
-
-    def lines(self) -> list[Line]:
-        """What differs."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, slots=True)
 class TopicCreated(Change):
     """A topic that is not there."""
 
@@ -395,19 +373,6 @@ def _limit(value: float | None) -> str:
 def entity_name(entity: Entity) -> str:
     """Whom a quota is for, in words."""
     return ", ".join(f"{kind} {DEFAULT if name is None else name}" for kind, name in entity)
-
-
-def difference(changes: Iterable[Change]) -> tuple[str, str]:
-    """The changes as a text before and a text after, one line each."""
-    found = [(change.subject, line) for change in changes for line in change.lines()]
-    before = "".join(f"{subject}: {line.aspect}: {line.before}\n" for subject, line in found)
-    after = "".join(f"{subject}: {line.aspect}: {line.after}\n" for subject, line in found)
-    return before, after
-
-
-def summary(changes: Iterable[Change]) -> list[str]:
-    """What changes, such as `topic orders: partitions`."""
-    return [f"{change.subject}: {line.aspect}" for change in changes for line in change.lines()]
 
 
 # ------------------------------------------------------------------------------------------------------------- refusal

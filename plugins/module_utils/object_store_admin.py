@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_minio import MinioProvider, minio_store
 from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_plan import (
     ACCOUNTS,
-    Change,
     LiveBucket,
     LiveUser,
     State,
@@ -22,9 +21,14 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_pl
     Wanted,
     plan,
     refusals,
-    summary,
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_s3 import Buckets, accepts
+from ansible_collections.groundplane.onprem.plugins.module_utils.resource_change import (
+    Change,
+    RefusedError,
+    UnfinishedError,
+    summary,
+)
 from ansible_collections.groundplane.onprem.plugins.module_utils.s3_client import (
     AnswerError,
     Credentials,
@@ -40,19 +44,6 @@ FIRST_PAUSE, LAST_PAUSE = 0.05, 1.0
 """Seconds between two looks, growing."""
 PROVIDERS = ("minio", "s3")
 """Whose administration we speak; `s3` is any server, without any."""
-
-
-class RefusedError(Exception):
-    """Nothing was touched; the text has a sentence for each reason."""
-
-    def __init__(self, reasons: Sequence[str]) -> None:
-        """Keep the reasons."""
-        super().__init__(" ".join(reasons))
-        self.reasons = list(reasons)
-
-
-class UnfinishedError(Exception):
-    """Something was done and something was not; the text says what was not, and why."""
 
 
 class Provider(Protocol):

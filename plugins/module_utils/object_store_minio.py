@@ -29,7 +29,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.s3_client impor
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_plan import Change
+    from ansible_collections.groundplane.onprem.plugins.module_utils.resource_change import Change
     from ansible_collections.groundplane.onprem.plugins.module_utils.s3_client import S3Client
 
 ADMIN = "/minio/admin/v3"

@@ -18,6 +18,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ansible_collections.groundplane.onprem.plugins.module_utils.resource_change import Change, Line
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
@@ -234,37 +236,10 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One thing of an object that differs, in words without secrets."""
-
-    aspect: str
-    before: str
-    after: str
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Something that is to be done to one object.
-
-    Attributes:
-        name: of the object.
-    """
-
-    name: str
-
-    @property
-    def subject(self) -> str:
-        """The object, such as `bucket orders`."""
-        raise NotImplementedError
-
-    def lines(self) -> list[Line]:
-        """What differs."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True, slots=True)
 class BucketChange(Change):
     """Something that is to be done to a bucket."""
+
+    name: str
 
     @property
     def subject(self) -> str:
@@ -351,10 +326,12 @@ class PolicySet(Change):
     """A policy that is made or replaced.
 
     Attributes:
+        name: of the policy.
         before: its document, as `canonical` writes it; None when there is none.
         after: its document.
     """
 
+    name: str
     before: str | None
     after: Mapping[str, Any]
 
@@ -372,6 +349,8 @@ class PolicySet(Change):
 class PolicyDeleted(Change):
     """A policy that goes."""
 
+    name: str
+
     @property
     def subject(self) -> str:
         """The policy."""
@@ -385,6 +364,8 @@ class PolicyDeleted(Change):
 @dataclass(frozen=True, slots=True)
 class UserChange(Change):
     """Something that is to be done to a user."""
+
+    name: str
 
     @property
     def subject(self) -> str:
@@ -436,19 +417,6 @@ def _or_none(value: object) -> str:
 
 def _names(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none"
-
-
-def difference(changes: Iterable[Change]) -> tuple[str, str]:
-    """The changes as a text before and a text after, one line each."""
-    found = [(change.subject, line) for change in changes for line in change.lines()]
-    before = "".join(f"{subject}: {line.aspect}: {line.before}\n" for subject, line in found)
-    after = "".join(f"{subject}: {line.aspect}: {line.after}\n" for subject, line in found)
-    return before, after
-
-
-def summary(changes: Iterable[Change]) -> list[str]:
-    """What changes, such as `bucket orders: versioning`."""
-    return [f"{change.subject}: {line.aspect}" for change in changes for line in change.lines()]
 
 
 # ------------------------------------------------------------------------------------------------------------ policies

@@ -15,6 +15,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_pl
     ENABLED,
     NEVER,
     SUSPENDED,
+    BucketChange,
     BucketCreated,
     BucketDeleted,
     LifecycleSet,
@@ -37,7 +38,8 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.s3_client impor
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_plan import Bucket, Change
+    from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_plan import Bucket
+    from ansible_collections.groundplane.onprem.plugins.module_utils.resource_change import Change
 
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 
@@ -233,6 +235,8 @@ class Buckets:
         Raises:
             StoreError: the store does not answer, or refuses.
         """
+        if not isinstance(change, BucketChange):
+            return False
         path = f"/{change.name}"
         if isinstance(change, BucketCreated):
             self._create(change)

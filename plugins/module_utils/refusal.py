@@ -192,6 +192,10 @@ class Situation:
         """The hosts of a group, twice where the inventory has them twice."""
         return list(self.variables) if group == "all" else list(self.groups.get(group, ()))
 
+    def hosts(self, group: str) -> list[str]:
+        """The same, once each."""
+        return list(dict.fromkeys(self.members(group)))
+
     def present(self) -> Iterator[Contract]:
         """The contracts of services that have a host, by service name."""
         return (self.contracts[name] for name in sorted(self.contracts) if self.members(self.contracts[name].group))
@@ -208,6 +212,11 @@ class Situation:
         option = self.options.get(name)
         value = self.variables.get(host, {}).get(name, option.default if option else None)
         return None if isinstance(value, Unreadable) or (isinstance(value, str) and "{{" in value) else value
+
+    def rows(self, host: str, name: str) -> list[Mapping[str, Any]]:
+        """The well-formed rows of a list that a host has."""
+        value = self.value(host, name)
+        return [row for row in value if isinstance(row, Mapping)] if isinstance(value, (list, tuple)) else []
 
     def table(self, name: str) -> dict[str, Mapping[str, Any]]:
         """The well-formed rows of a site-wide table such as `site_vips`."""
@@ -344,7 +353,7 @@ def contract_fits(situation: Situation) -> Iterator[str]:
 def voters_few(situation: Situation) -> Iterator[str]:
     """A quorum below its minimum survives no failure. A dev site of one node promises none."""
     for contract in situation.present():
-        voters = list(dict.fromkeys(situation.members(contract.group)))
+        voters = situation.hosts(contract.group)
         alone = len(voters) == 1 and situation.site("site_environment") == "dev"
         if contract.quorum and len(voters) < contract.quorum.minimum and not alone:
             yield (
@@ -357,7 +366,7 @@ def voters_few(situation: Situation) -> Iterator[str]:
 def voters_even(situation: Situation) -> Iterator[str]:
     """An even number of voters survives no more failures than one less, and can split in halves."""
     for contract in situation.present():
-        voters = list(dict.fromkeys(situation.members(contract.group)))
+        voters = situation.hosts(contract.group)
         if contract.quorum and contract.quorum.odd and len(voters) % 2 == 0:
             yield (
                 f"{contract.service}: group {contract.group} has {len(voters)} voters ({', '.join(voters)}), "
@@ -394,7 +403,7 @@ def partial_run(situation: Situation) -> Iterator[str]:
     """A run that reaches part of a quorum group leaves its members configured unlike each other."""
     run = set(situation.run)
     for contract in situation.present():
-        voters = list(dict.fromkeys(situation.members(contract.group)))
+        voters = situation.hosts(contract.group)
         missing = [host for host in voters if host not in run]
         if contract.quorum and missing and len(missing) < len(voters):
             yield (
@@ -560,7 +569,7 @@ def vrid(situation: Situation) -> Iterator[str]:
 @rule()
 def secret(situation: Situation) -> Iterator[str]:
     """Every secret of the contracts is set, the same on all hosts of its service, and hard to guess."""
-    names = _guessable_names(situation)
+    names = guessable_names(situation)
     first_use: dict[str, str] = {}
     for contract in situation.present():
         for wanted in contract.secrets:
@@ -638,7 +647,8 @@ def _bits(value: str) -> float:
     return entropy * (len(value) - predictable)
 
 
-def _guessable_names(situation: Situation) -> set[str]:
+def guessable_names(situation: Situation) -> set[str]:
+    """Words of this site that an attacker would try as a secret, in small letters."""
     names = {*situation.variables, *situation.groups, *situation.contracts, *situation.roles}
     names |= {str(situation.site(name)) for name in ("site_name", "site_domain")}
     return {name.lower() for name in names if name}
@@ -721,7 +731,7 @@ def condition(situation: Situation) -> Iterator[str]:
 def patroni_timers(situation: Situation) -> Iterator[str]:
     """A slow store must not demote a healthy primary: loop_wait + 2 * retry_timeout <= ttl, ttl >= 20 (Patroni)."""
     names = ("postgres_ttl", "postgres_loop_wait", "postgres_retry_timeout")
-    for host in dict.fromkeys(situation.members("postgres")):
+    for host in situation.hosts("postgres"):
         ttl, wait, retry = (_seconds(situation.value(host, name)) for name in names)
         if ttl is None or wait is None or retry is None:
             continue
@@ -760,7 +770,7 @@ def mirror_lacks(situation: Situation) -> Iterator[str]:
 @rule()
 def kubernetes_subnets(situation: Situation) -> Iterator[str]:
     """Pods and services have addresses that nothing else of the site has, and enough of them for all nodes."""
-    nodes = list(dict.fromkeys(situation.members(KUBERNETES)))
+    nodes = situation.hosts(KUBERNETES)
     if not nodes:
         return
     found: dict[str, ipaddress.IPv4Network | ipaddress.IPv6Network] = {}
@@ -813,7 +823,7 @@ def _places(situation: Situation) -> dict[str, ipaddress.IPv4Network | ipaddress
 @rule()
 def kubernetes_etcd(situation: Situation) -> Iterator[str]:
     """A control plane without an etcd of its own is told which one is its."""
-    members = list(dict.fromkeys(situation.members("kubernetes_control_plane")))
+    members = situation.hosts("kubernetes_control_plane")
     outside = [host for host in members if situation.value(host, "kubernetes_control_plane_etcd") == "external"]
     told = "kubernetes_control_plane_etcd_endpoints"
     lost = [host for host in outside if not situation.members("etcd") and not situation.value(host, told)]
@@ -829,7 +839,7 @@ def kubernetes_version(situation: Situation) -> Iterator[str]:
     """What live nodes run is changed by `kubernetes_upgrade.yml` alone, one minor at a time and never back."""
     upgrade = situation.purpose == "upgrade"
     name = "kubernetes_upgrade_version" if upgrade else "kubernetes_version"
-    nodes = list(dict.fromkeys(situation.members(KUBERNETES)))
+    nodes = situation.hosts(KUBERNETES)
     if not nodes:
         return
     text = situation.value(nodes[0], name)
@@ -887,7 +897,7 @@ def _running(situation: Situation, *keys: str) -> dict[tuple[int, int, int], lis
         keys: what of a host counts; both the kubelet and the API server when none is given.
     """
     found: dict[tuple[int, int, int], list[str]] = defaultdict(list)
-    for host in dict.fromkeys(situation.members(KUBERNETES)):
+    for host in situation.hosts(KUBERNETES):
         state = situation.states.get(host, {}).get("kubernetes") or {}
         if not state.get("joined"):
             continue
@@ -1095,6 +1105,40 @@ def _by_variable(situation: Situation) -> dict[str, list[str]]:
 def who(situation: Situation, hosts: Sequence[str]) -> str:
     """Hosts as a sentence begins with them."""
     return "all hosts" if len(hosts) > 1 and len(hosts) == len(situation.variables) else ", ".join(hosts)
+
+
+def each(situation: Situation, said: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """What is said of some hosts, each sentence once.
+
+    Args:
+        situation: what there is.
+        said: sentence to the hosts that it is about.
+    """
+    for sentence, hosts in said.items():
+        yield f"{who(situation, hosts)}: {sentence}"
+
+
+def unlike(situation: Situation, group: str, hosts: Sequence[str], names: Iterable[str]) -> Iterator[str]:
+    """What hosts of a group have to have alike and have not.
+
+    Args:
+        situation: what there is.
+        group: whose hosts.
+        hosts: of it.
+        names: of variables.
+    """
+    for name in names:
+        values = {host: situation.variables.get(host, {}).get(name) for host in hosts}
+        if any(isinstance(value, Unreadable) for value in values.values()):
+            continue
+        others = [host for host in hosts if values[host] != values[hosts[0]]]
+        if others:
+            yield f"{hosts[0]} and {', '.join(others)}: {name} differs between them: set it once for group {group}."
+
+
+def whole_number(value: object) -> int | None:
+    """A whole number, also one in a text; None for anything else."""
+    return int(str(value)) if not isinstance(value, bool) and re.fullmatch(r"-?\d+", str(value)) else None
 
 
 def count(number: int, what: str) -> str:

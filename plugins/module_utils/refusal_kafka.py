@@ -10,12 +10,18 @@ Source: Kafka 4.4 documentation (min.insync.replicas, default.replication.factor
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import Situation, count, rule, who
+from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import (
+    Situation,
+    count,
+    each,
+    rule,
+    who,
+    whole_number,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,12 +47,12 @@ def kafka_node_id(situation: Situation) -> Iterator[str]:
     owners: dict[int, str] = {}
     for group in (BROKERS, CONTROLLERS):
         name = f"{group}_node_id"
-        for host in _hosts(situation, group):
+        for host in situation.hosts(group):
             if situation.variables.get(host, {}).get(name) is None:
                 yield f"{host}: {name} is missing: give it a number that no broker and no controller has or had."
                 continue
             value = situation.value(host, name)
-            number = _number(value)
+            number = whole_number(value)
             if value is None:
                 continue
             if number is None or number < 0:
@@ -63,7 +69,7 @@ def kafka_node_id(situation: Situation) -> Iterator[str]:
 @rule()
 def kafka_controllers(situation: Situation) -> Iterator[str]:
     """Brokers are nothing without controllers, and the gate keeps its lock of both in etcd."""
-    brokers, controllers = (_hosts(situation, group) for group in (BROKERS, CONTROLLERS))
+    brokers, controllers = (situation.hosts(group) for group in (BROKERS, CONTROLLERS))
     if brokers and not controllers:
         yield (
             f"kafka: group {BROKERS} has {count(len(brokers), 'host')}, and group {CONTROLLERS} has none: "
@@ -79,7 +85,7 @@ def kafka_controllers(situation: Situation) -> Iterator[str]:
 @rule()
 def kafka_replication(situation: Situation) -> Iterator[str]:
     """Each replica is on a broker of its own, and one broker can be lost without a stop: of a topic as of all."""
-    brokers = _hosts(situation, BROKERS)
+    brokers = situation.hosts(BROKERS)
     said: dict[str, list[str]] = defaultdict(list)
     for host in brokers:
         factor, minimum = _factor(situation, host)[1], _minimum(situation, host)[1]
@@ -87,15 +93,14 @@ def kafka_replication(situation: Situation) -> Iterator[str]:
             said[sentence].append(host)
         for topic in _topics(situation, host):
             own, least = topic.get("replication_factor"), _configs(topic).get(TOPIC_MINIMUM)
-            numbers = factor if own is None else _number(own), minimum if least is None else _number(least)
+            numbers = factor if own is None else whole_number(own), minimum if least is None else whole_number(least)
             if own is None and least is None:
                 continue
             of = f"of topic {topic.get('name')} in kafka_topics"
             names = f"replication_factor {of}", f"{TOPIC_MINIMUM} {of}"
             for sentence in _replicas(len(brokers), names[0], numbers[0], names[1], numbers[1]):
                 said[sentence].append(host)
-    for sentence, hosts in said.items():
-        yield f"{who(situation, hosts)}: {sentence}"
+    yield from each(situation, said)
 
 
 def _replicas(brokers: int, name: str, factor: int | None, least: str, minimum: int | None) -> Iterator[str]:
@@ -123,7 +128,7 @@ def kafka_differs(situation: Situation) -> Iterator[str]:
     for read in (_version, _factor, _minimum):
         said: dict[tuple[str, str], list[str]] = defaultdict(list)
         for group in (BROKERS, CONTROLLERS):
-            for host in _hosts(situation, group):
+            for host in situation.hosts(group):
                 name, value = read(situation, host, group)
                 if value is not None and host not in said[name, str(value)]:
                     said[name, str(value)].append(host)
@@ -137,11 +142,11 @@ def kafka_safety(situation: Situation) -> Iterator[str]:
     """Who leads a partition has all acknowledged records, whatever it costs to wait for them."""
     said: dict[str, list[str]] = defaultdict(list)
     for group in (BROKERS, CONTROLLERS):
-        for host in _hosts(situation, group):
+        for host in situation.hosts(group):
             properties = situation.value(host, f"{group}_properties")
             if isinstance(properties, Mapping) and _is_true(properties.get(UNCLEAN)):
                 said[f"{group}_properties"].append(host)
-    for host in _hosts(situation, BROKERS):
+    for host in situation.hosts(BROKERS):
         for topic in _topics(situation, host):
             if _is_true(_configs(topic).get(UNCLEAN)):
                 said[f"topic {topic.get('name')} in kafka_topics"].append(host)
@@ -155,7 +160,7 @@ def kafka_safety(situation: Situation) -> Iterator[str]:
 @rule(warns=True)
 def kafka_zones(situation: Situation) -> Iterator[str]:
     """Replicas of a partition are in zones of their own, as long as there are enough."""
-    brokers = _hosts(situation, BROKERS)
+    brokers = situation.hosts(BROKERS)
     factors = [number for host in brokers for number in [_factor(situation, host)[1]] if number is not None]
     stated = [situation.value(host, "host_zone") for host in brokers]
     zones = sorted({str(zone) for zone in stated})
@@ -168,10 +173,6 @@ def kafka_zones(situation: Situation) -> Iterator[str]:
 
 
 # ------------------------------------------------------------------------------------------------------------- parts
-
-
-def _hosts(situation: Situation, group: str) -> list[str]:
-    return list(dict.fromkeys(situation.members(group)))
 
 
 def _stated(situation: Situation, host: str, group: str, name: str, default: Any) -> tuple[str, Any]:
@@ -196,33 +197,26 @@ def _version(situation: Situation, host: str, group: str = BROKERS) -> tuple[str
 
 
 def _factor(situation: Situation, host: str, group: str = BROKERS) -> tuple[str, int | None]:
-    default = min(REPLICAS, max(len(_hosts(situation, BROKERS)), 1))
+    default = min(REPLICAS, max(len(situation.hosts(BROKERS)), 1))
     name, value = _stated(situation, host, group, FACTOR, default)
-    return name, _number(value)
+    return name, whole_number(value)
 
 
 def _minimum(situation: Situation, host: str, group: str = BROKERS) -> tuple[str, int | None]:
     factor = _factor(situation, host, group)[1]
     default = None if factor is None else min(IN_SYNC, max(factor - 1, 1))
     name, value = _stated(situation, host, group, MINIMUM, default)
-    return name, _number(value)
+    return name, whole_number(value)
 
 
 def _topics(situation: Situation, host: str) -> list[Mapping[str, Any]]:
     """The topics that a host declares, without those that are to go."""
-    value = situation.value(host, "kafka_topics")
-    rows = [row for row in value if isinstance(row, Mapping)] if isinstance(value, (list, tuple)) else []
-    return [row for row in rows if row.get("state") != "absent"]
+    return [row for row in situation.rows(host, "kafka_topics") if row.get("state") != "absent"]
 
 
 def _configs(topic: Mapping[str, Any]) -> Mapping[str, Any]:
     value = topic.get("configs")
     return value if isinstance(value, Mapping) else {}
-
-
-def _number(value: object) -> int | None:
-    """A whole number, also one in a text; None for anything else."""
-    return int(str(value)) if not isinstance(value, bool) and re.fullmatch(r"-?\d+", str(value)) else None
 
 
 def _is_true(value: object) -> bool:

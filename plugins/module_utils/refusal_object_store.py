@@ -21,9 +21,12 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import 
     Situation,
     Unreadable,
     count,
+    each,
+    guessable_names,
     rule,
+    unlike,
     weakness_of,
-    who,
+    whole_number,
 )
 
 if TYPE_CHECKING:
@@ -223,8 +226,7 @@ def object_store_record(situation: Situation) -> Iterator[str]:
                     f"pool {number + 1} of the store was formed with other drives, {which}: put back its hosts, and "
                     f"{DRIVES} as {RECORD} has them; a store grows by hosts with another {POOL}."
                 ].append(host)
-    for sentence, hosts in said.items():
-        yield f"{who(situation, hosts)}: {sentence}"
+    yield from each(situation, said)
 
 
 @rule(repairable=True)
@@ -255,14 +257,7 @@ def object_store_mounts(situation: Situation) -> Iterator[str]:
 @rule()
 def object_store_differs(situation: Situation) -> Iterator[str]:
     """Servers take each other for their like only where program and settings are the same."""
-    hosts = _hosts(situation)
-    for name in SHARED:
-        values = {host: situation.variables.get(host, {}).get(name) for host in hosts}
-        if any(isinstance(value, Unreadable) for value in values.values()):
-            continue
-        unlike = [host for host in hosts if values[host] != values[hosts[0]]]
-        if unlike:
-            yield f"{hosts[0]} and {', '.join(unlike)}: {name} differs between them: set it once for group {GROUP}."
+    return unlike(situation, GROUP, _hosts(situation), SHARED)
 
 
 @rule()
@@ -270,14 +265,12 @@ def object_store_users(situation: Situation) -> Iterator[str]:
     """A user has a secret key that nobody guesses."""
     said: dict[str, list[str]] = defaultdict(list)
     for host in _hosts(situation):
-        value = situation.value(host, "object_store_users")
-        rows = [row for row in value if isinstance(row, Mapping)] if isinstance(value, (list, tuple)) else []
+        rows = situation.rows(host, "object_store_users")
         for row in rows:
             problem = _secret_problem(situation, row)
             if problem:
                 said[f"user {row.get('name')} in object_store_users {problem}"].append(host)
-    for sentence, hosts in said.items():
-        yield f"{who(situation, hosts)}: {sentence}"
+    yield from each(situation, said)
 
 
 def _secret_problem(situation: Situation, row: Mapping[str, Any]) -> str:
@@ -287,7 +280,7 @@ def _secret_problem(situation: Situation, row: Mapping[str, Any]) -> str:
         return ""
     if isinstance(secret, Unreadable):
         return "has a secret_key that cannot be read: check its template, or where it comes from."
-    names = {str(row.get("name")).lower(), *situation.groups, *situation.variables}
+    names = {str(row.get("name")).lower(), *guessable_names(situation)}
     weakness = weakness_of(str(secret), SECRET_LENGTH, names)
     if not weakness:
         return ""
@@ -318,7 +311,7 @@ def object_store_zones(situation: Situation) -> Iterator[str]:
 
 
 def _hosts(situation: Situation) -> list[str]:
-    return sorted(dict.fromkeys(situation.members(GROUP)))
+    return sorted(situation.hosts(GROUP))
 
 
 def _drives(situation: Situation, host: str) -> list[str] | None:
@@ -345,8 +338,7 @@ def _parity(situation: Situation, pools: Sequence[Pool]) -> tuple[int | None, in
     if situation.variables.get(host, {}).get(PARITY) is None:
         stated: int | None = 0
     else:
-        value = situation.value(host, PARITY)
-        stated = int(str(value)) if not isinstance(value, bool) and re.fullmatch(r"-?\d+", str(value)) else None
+        stated = whole_number(situation.value(host, PARITY))
     return stated, parity_of(set_size(pools[0].total), stated or 0) if pools else 0
 
 

@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import (
     Situation,
     Unreadable,
     count,
+    each,
+    guessable_names,
     rule,
+    unlike,
     weakness_of,
-    who,
+    whole_number,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 GROUP = "redis"
 ETCD = "etcd"
@@ -56,7 +58,7 @@ ADMINISTERS = frozenset(
 @rule()
 def redis_etcd(situation: Situation) -> Iterator[str]:
     """The gate keeps its lock in etcd."""
-    if _hosts(situation) and not situation.members(ETCD):
+    if situation.hosts(GROUP) and not situation.members(ETCD):
         yield (
             f"redis: group {ETCD} has no host, where the gate keeps the lock without which no server and no Sentinel "
             f"is restarted: add hosts to group {ETCD}."
@@ -66,7 +68,7 @@ def redis_etcd(situation: Situation) -> Iterator[str]:
 @rule()
 def redis_quorum(situation: Situation) -> Iterator[str]:
     """A majority of the Sentinels has to miss the master, and all there are can."""
-    hosts = _hosts(situation)
+    hosts = situation.hosts(GROUP)
     said: dict[str, list[str]] = defaultdict(list)
     for host in hosts:
         quorum = _quorum(situation, host)
@@ -74,14 +76,13 @@ def redis_quorum(situation: Situation) -> Iterator[str]:
             said[f"{QUORUM} is {quorum} of {count(len(hosts), 'Sentinel')}: make it {len(hosts) // 2 + 1}."].append(
                 host
             )
-    for sentence, where in said.items():
-        yield f"{who(situation, where)}: {sentence}"
+    yield from each(situation, said)
 
 
 @rule()
 def redis_writes(situation: Situation) -> Iterator[str]:
     """One host can be lost without a stop of writes, and a master that is cut off stops to take them."""
-    hosts = _hosts(situation)
+    hosts = situation.hosts(GROUP)
     said: dict[str, list[str]] = defaultdict(list)
     for host in hosts:
         minimum, lag, down_after = (
@@ -101,31 +102,21 @@ def redis_writes(situation: Situation) -> Iterator[str]:
             said[f"{LAG} is {lag}, by which {MINIMUM} counts for nothing: make it 10."].append(host)
         if down_after is not None and down_after < 1000:  # noqa: PLR2004 - milliseconds of a second
             said[f"{DOWN_AFTER} is {down_after}, so short that a busy master is replaced: make it 5000."].append(host)
-    for sentence, where in said.items():
-        yield f"{who(situation, where)}: {sentence}"
+    yield from each(situation, said)
 
 
 @rule()
 def redis_differs(situation: Situation) -> Iterator[str]:
     """Any member may be the master, so that all go by the same."""
-    hosts = _hosts(situation)
-    for name in (*SHARED, "redis_users"):
-        values = {host: situation.variables.get(host, {}).get(name) for host in hosts}
-        if any(isinstance(value, Unreadable) for value in values.values()):
-            continue
-        first = values.get(hosts[0]) if hosts else None
-        unlike = [host for host in hosts if values[host] != first]
-        if unlike:
-            yield f"{hosts[0]} and {', '.join(unlike)}: {name} differs between them: set it once for group {GROUP}."
+    return unlike(situation, GROUP, situation.hosts(GROUP), (*SHARED, "redis_users"))
 
 
 @rule()
 def redis_users(situation: Situation) -> Iterator[str]:
     """A user has a name of its own, a password that nobody guesses, and no command that changes the server."""
     said: dict[str, list[str]] = defaultdict(list)
-    for host in _hosts(situation):
-        value = situation.value(host, "redis_users")
-        rows = [row for row in value if isinstance(row, Mapping)] if isinstance(value, (list, tuple)) else []
+    for host in situation.hosts(GROUP):
+        rows = situation.rows(host, "redis_users")
         names = [str(row.get("name")) for row in rows]
         for name, times in Counter(names).items():
             if times > 1:
@@ -133,8 +124,7 @@ def redis_users(situation: Situation) -> Iterator[str]:
         for row in rows:
             for problem in _user_problems(situation, row):
                 said[f"user {row.get('name')} in redis_users {problem}"].append(host)
-    for sentence, hosts in said.items():
-        yield f"{who(situation, hosts)}: {sentence}"
+    yield from each(situation, said)
 
 
 def _user_problems(situation: Situation, row: Mapping[str, Any]) -> Iterator[str]:
@@ -150,7 +140,7 @@ def _user_problems(situation: Situation, row: Mapping[str, Any]) -> Iterator[str
     elif password is None or not str(password).strip():
         yield f"has no password: set at least {PASSWORD_LENGTH} random characters."
     else:
-        weakness = weakness_of(str(password), PASSWORD_LENGTH, {name.lower(), *situation.groups, *situation.variables})
+        weakness = weakness_of(str(password), PASSWORD_LENGTH, {name.lower(), *guessable_names(situation)})
         if weakness:
             least = f"at least {PASSWORD_LENGTH} random characters"
             yield f"has a weak password, because {weakness}: replace it by {least}."
@@ -176,7 +166,7 @@ def _command_problems(rules: list[str]) -> Iterator[str]:
 @rule(warns=True)
 def redis_zones(situation: Situation) -> Iterator[str]:
     """No zone takes a majority of the Sentinels along."""
-    hosts = _hosts(situation)
+    hosts = situation.hosts(GROUP)
     zones = Counter(situation.value(host, "host_zone") for host in hosts)
     for zone, number in zones.items():
         if zone is not None and len(hosts) > 1 and number > len(hosts) // 2:
@@ -189,25 +179,20 @@ def redis_zones(situation: Situation) -> Iterator[str]:
 # ------------------------------------------------------------------------------------------------------------- parts
 
 
-def _hosts(situation: Situation) -> list[str]:
-    return list(dict.fromkeys(situation.members(GROUP)))
-
-
 def _stated(situation: Situation, host: str, name: str) -> int | None:
     """A number that is set, or the role's default; None when nobody can tell."""
-    value = situation.value(host, name)
-    return int(str(value)) if not isinstance(value, bool) and re.fullmatch(r"-?\d+", str(value)) else None
+    return whole_number(situation.value(host, name))
 
 
 def _quorum(situation: Situation, host: str) -> int | None:
     if situation.variables.get(host, {}).get(QUORUM) is None:
-        return len(_hosts(situation)) // 2 + 1
+        return len(situation.hosts(GROUP)) // 2 + 1
     return _stated(situation, host, QUORUM)
 
 
 def _minimum(situation: Situation, host: str) -> int | None:
     if situation.variables.get(host, {}).get(MINIMUM) is None:
-        return max(min(len(_hosts(situation)) - 2, 1), 0)
+        return max(min(len(situation.hosts(GROUP)) - 2, 1), 0)
     return _stated(situation, host, MINIMUM)
 
 

@@ -226,8 +226,8 @@ def _redis(params: dict[str, Any], tls: ClientTls, kind: type[RedisCluster] = Re
     return kind(params["cluster"], places, (params["user"], params["password"] or ""), tls)
 
 
-PART_OF = {"kafka_controller": "kafka", "redis_sentinel": "redis"}
-"""Engines of members that have their lock in common with those of another engine."""
+LOCK_OF = {"kafka_controller": "kafka", "redis_sentinel": "redis"}
+"""Engines whose members have the lock of another engine's."""
 ENGINES: dict[str, Any] = {
     "etcd": _etcd,
     "patroni": lambda params, tls: PatroniCluster(params["cluster"], params["rest"] or [], tls),
@@ -297,7 +297,7 @@ class Call:
             return f"patroni/{self.patroni.scope()}"
         engine = self.params["engine"]
         # One for brokers and controllers, and not by Kafka's own id, which nobody tells when all are down.
-        return "etcd" if engine == "etcd" else f"{PART_OF.get(engine, engine)}/{self.params['cluster']}"
+        return "etcd" if engine == "etcd" else f"{LOCK_OF.get(engine, engine)}/{self.params['cluster']}"
 
     def run(self) -> dict[str, Any]:
         """Do it.

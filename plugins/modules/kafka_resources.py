@@ -297,12 +297,7 @@ logins:
 from typing import Any
 
 from ansible_collections.groundplane.onprem.plugins.module_utils.json_https import ClientTls, HttpsError
-from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_admin import (
-    Admin,
-    Outcome,
-    RefusedError,
-    UnfinishedError,
-)
+from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_admin import Admin, Outcome
 from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_client import (
     Client,
     KafkaError,
@@ -312,11 +307,14 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_declared 
 from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_plan import (
     State,
     Wanted,
-    difference,
     plan,
     refusals,
-    summary,
     unmanaged,
+)
+from ansible_collections.groundplane.onprem.plugins.module_utils.resource_change import (
+    RefusedError,
+    UnfinishedError,
+    result,
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.unlogged import UnloggedModule
 
@@ -380,16 +378,6 @@ USER = {
 }
 
 
-def answer(outcome: Outcome) -> dict[str, Any]:
-    """Give the result's keys that every run has."""
-    before, after = difference(outcome.changes)
-    return {
-        "changed": bool(outcome.changes),
-        "changes": summary(outcome.changes),
-        "diff": {"before": before, "after": after},
-    }
-
-
 def all_new(declared: Wanted) -> Outcome:
     """What a run would do in a cluster that is only being planned.
 
@@ -420,7 +408,7 @@ def converge(module: UnloggedModule) -> dict[str, Any]:
         if not module.check_mode:
             raise
         module.warn(f"all objects count as new: {error}")
-        return answer(all_new(declared))
+        return result(all_new(declared).changes)
     try:
         outcome = Admin(client, params["scram_servers"]).converge(
             declared, check=module.check_mode, wait_seconds=params["wait_seconds"]
@@ -428,7 +416,7 @@ def converge(module: UnloggedModule) -> dict[str, Any]:
     finally:
         client.close()
     return {
-        **answer(outcome),
+        **result(outcome.changes),
         "unmanaged": unmanaged(outcome.state, declared),
         "requests": client.requests,
         "logins": client.logins,

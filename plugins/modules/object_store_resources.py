@@ -269,8 +269,6 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_ad
     PROVIDERS,
     Admin,
     Outcome,
-    RefusedError,
-    UnfinishedError,
     store_of,
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_declared import wanted
@@ -278,11 +276,14 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_pl
     State,
     Store,
     Wanted,
-    difference,
     plan,
     refusals,
-    summary,
     unmanaged,
+)
+from ansible_collections.groundplane.onprem.plugins.module_utils.resource_change import (
+    RefusedError,
+    UnfinishedError,
+    result,
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.s3_client import (
     Credentials,
@@ -326,16 +327,6 @@ USER = {
 }
 
 
-def answer(outcome: Outcome) -> dict[str, Any]:
-    """Give the result's keys that every run has."""
-    before, after = difference(outcome.changes)
-    return {
-        "changed": bool(outcome.changes),
-        "changes": summary(outcome.changes),
-        "diff": {"before": before, "after": after},
-    }
-
-
 def all_new(store: Store, declared: Wanted) -> Outcome:
     """What a run would do in a store that is only being planned.
 
@@ -365,14 +356,14 @@ def converge(module: UnloggedModule) -> dict[str, Any]:
         if not module.check_mode:
             raise
         module.warn(f"all objects count as new: {error}")
-        return answer(all_new(store_of(params["provider"], params["access_key"]), declared))
+        return result(all_new(store_of(params["provider"], params["access_key"]), declared).changes)
     admin = Admin(client, params["provider"])
     try:
         outcome = admin.converge(declared, check=module.check_mode, wait_seconds=params["wait_seconds"])
     finally:
         client.close()
     return {
-        **answer(outcome),
+        **result(outcome.changes),
         "unmanaged": unmanaged(outcome.store, outcome.state, declared),
         "requests": client.requests,
         "logins": admin.logins,

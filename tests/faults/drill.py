@@ -424,6 +424,39 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     return result
 
 
+class HostClient:
+    """A client on a host of the site, which takes its probe with it."""
+
+    ANSWERED = 20
+    """Good answers after which it counts as started."""
+    SAYS = "requests are answered"
+    """What is waited for then."""
+
+    _probe: HostProbe
+    """Whoever inherits makes it."""
+
+    @property
+    def record(self) -> Record:
+        """What became of each request."""
+        return self._probe.record
+
+    def __enter__(self) -> Self:
+        self._probe.start()
+        wait_for(lambda: len(self.record.acknowledged) >= self.ANSWERED, 60, self.SAYS)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._probe.stop()
+
+    def watch(self, seconds: float) -> None:
+        """Let it go on."""
+        time.sleep(seconds)
+
+    def recovered(self, since: float, seconds: float) -> None:
+        """Wait until a request that was sent after a time is answered."""
+        wait_for(lambda: any(one.sent > since for one in self.record.acknowledged), seconds, f"{self.SAYS} again")
+
+
 # ------------------------------------------------------------------------------------------------------------- figures
 
 

@@ -13,14 +13,13 @@ import ssl
 import uuid
 from base64 import b64encode
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
-from tests.faults.drill import ACTIONS, HostProbe, wait_for
+from tests.faults.drill import ACTIONS, HostClient, HostProbe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.faults.drill import Record
     from tests.lab import Lab
 
 CA = "/etc/groundplane/pki/ca.crt"
@@ -63,8 +62,10 @@ def put(prefix: str, *members: str) -> Callable[[int], None]:
 ACTIONS["put"] = put
 
 
-class EtcdWriter:
+class EtcdWriter(HostClient):
     """The client, on a member's host."""
+
+    SAYS = "keys are acknowledged"
 
     def __init__(self, lab: Lab, host: str, members: list[str]) -> None:
         """Prepare a run of its own.
@@ -78,18 +79,6 @@ class EtcdWriter:
         self._probe = HostProbe(
             lab, host, "put", self.prefix, *members, interval=0.05, prefix=["sudo", "-n"], program=Path(__file__)
         )
-
-    @property
-    def record(self) -> Record:
-        return self._probe.record
-
-    def __enter__(self) -> Self:
-        self._probe.start()
-        wait_for(lambda: len(self.record.acknowledged) >= 20, 60, "keys are acknowledged")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._probe.stop()
 
     def lost(self, keys: str) -> int:
         """How many acknowledged keys are not among those that the store lists, one a line."""

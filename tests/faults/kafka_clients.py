@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.faults.drill import ACTIONS, Attempt, HostProbe, Outcome, Record, wait_for
+from tests.faults.drill import ACTIONS, Attempt, HostClient, HostProbe, Outcome, Record, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -236,8 +236,11 @@ class Producer:
             self.record.attempts.append(Attempt(int(told["value"]), moment, None, f"{error}: {told['message']}"))
 
 
-class TopicMaker:
+class TopicMaker(HostClient):
     """Makes a topic every half second while it is entered. `clean` takes them away."""
+
+    ANSWERED = 4
+    SAYS = "topics are made"
 
     def __init__(self, kafka: Kafka, host: str, prefix: str) -> None:
         """Prepare.
@@ -261,22 +264,6 @@ class TopicMaker:
             program=Path(__file__),
             secret=json.dumps(sources) + "\n",
         )
-
-    @property
-    def record(self) -> Record:
-        return self._probe.record
-
-    def __enter__(self) -> Self:
-        self._probe.start()
-        wait_for(lambda: len(self.record.acknowledged) >= 4, 60, "topics are made")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._probe.stop()
-
-    def recovered(self, moment: float, seconds: float) -> None:
-        """Wait until a topic is made that was asked for after a moment."""
-        wait_for(lambda: any(one.sent > moment for one in self.record.acknowledged), seconds, "topics are made again")
 
     def there(self) -> set[int]:
         """The numbers of its topics that the cluster has."""

@@ -22,15 +22,15 @@ import uuid
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from tests.faults.drill import ACTIONS, HostProbe, wait_for
+from tests.faults.drill import ACTIONS, HostClient, HostProbe, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.faults.drill import Attempt, Outcome, Record
+    from tests.faults.drill import Attempt, Outcome
     from tests.object_store import ObjectStore
 
 CA = "/etc/groundplane/pki/ca.crt"
@@ -170,7 +170,7 @@ ACTIONS["s3_get"] = s3_get
 ACTIONS["s3_list"] = s3_list
 
 
-class StoreClient:
+class StoreClient(HostClient):
     """The client, on a host that has a leg on the network of the virtual address."""
 
     def __init__(self, store: ObjectStore, host: str, prefix: str = "", there: int = 0) -> None:
@@ -193,23 +193,6 @@ class StoreClient:
             *further, interval=interval, prefix=["sudo", "-n"], program=Path(__file__),
             secret=f"{self._store.password}\n",
         )  # fmt: skip
-
-    @property
-    def record(self) -> Record:
-        """What became of each request."""
-        return self._probe.record
-
-    def __enter__(self) -> Self:
-        self._probe.start()
-        wait_for(lambda: len(self.record.acknowledged) >= 20, 60, "requests are answered")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._probe.stop()
-
-    def watch(self, seconds: float) -> None:
-        """Let it go on."""
-        time.sleep(seconds)
 
     def failed_since(self, moment: float) -> list[Attempt]:
         """The requests that were sent after a time and got no good answer."""

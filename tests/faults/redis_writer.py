@@ -10,17 +10,16 @@ from __future__ import annotations
 import socket
 import ssl
 import sys
-import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO
 
-from tests.faults.drill import ACTIONS, HostProbe, wait_for
+from tests.faults.drill import ACTIONS, HostClient, HostProbe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.faults.drill import Attempt, Outcome, Record
+    from tests.faults.drill import Attempt, Outcome
     from tests.redis import Redis
 
 CA = "/etc/groundplane/pki/ca.crt"
@@ -71,8 +70,10 @@ def redis_set(address: str, name: str, prefix: str) -> Callable[[int], None]:
 ACTIONS["redis_set"] = redis_set
 
 
-class RedisWriter:
+class RedisWriter(HostClient):
     """The client, on a host that has a leg on the network of the virtual address."""
+
+    SAYS = "keys are acknowledged"
 
     def __init__(self, redis: Redis, host: str) -> None:
         """Prepare a run of its own."""
@@ -84,29 +85,6 @@ class RedisWriter:
             redis.lab, host, "redis_set", address, name, self.prefix, interval=0.05, prefix=["sudo", "-n"],
             program=Path(__file__), secret=f"{redis.password('app')}\n",
         )  # fmt: skip
-
-    @property
-    def record(self) -> Record:
-        """What became of each write."""
-        return self._probe.record
-
-    def __enter__(self) -> Self:
-        self._probe.start()
-        wait_for(lambda: len(self.record.acknowledged) >= 20, 60, "keys are acknowledged")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._probe.stop()
-
-    def watch(self, seconds: float) -> None:
-        """Let it write."""
-        time.sleep(seconds)
-
-    def recovered(self, since: float, seconds: float) -> None:
-        """Wait until a key that was sent after a time is acknowledged."""
-        wait_for(
-            lambda: any(one.sent > since for one in self.record.acknowledged), seconds, "keys are acknowledged again"
-        )
 
     def there(self) -> set[int]:
         """The numbers of the keys that the master has."""

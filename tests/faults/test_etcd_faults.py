@@ -13,7 +13,7 @@ import pytest
 from tests.faults.cluster import data_address, etcd_leader, etcdctl, wait_until_sound
 from tests.faults.drill import RUNS, wait_for
 from tests.faults.etcd_writer import EtcdWriter
-from tests.faults.outcomes import Drill
+from tests.faults.outcomes import WitnessedDrill
 from tests.faults.postgres_writer import Witnesses
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def runs(lab: Lab) -> Iterator[range]:
 def test_a_killed_leader_of_the_store_is_not_noticed_by_the_database(
     lab: Lab, postgres_writer: Writer, runs: range
 ) -> None:
-    drill = Drill("etcd_leader_killed")
+    drill = WitnessedDrill("etcd_leader_killed")
     for _ in runs:
         wait_until_sound(lab)
         leader: str = wait_for(lambda: etcd_leader(lab), 60, "a leader of the store that all follow")
@@ -53,7 +53,7 @@ def test_a_killed_leader_of_the_store_is_not_noticed_by_the_database(
         successor = wait_for(lambda: etcd_leader(lab), 60, "a leader of the store that all follow")
         assert successor != leader
         listed = etcdctl(lab, leader, f"get {keys.prefix} --prefix --keys-only")
-        drill.add(
+        drill.add_witnessed(
             postgres_writer,
             witnesses,
             store_gap_s=keys.record.longest_gap(),
@@ -69,7 +69,7 @@ def test_a_killed_leader_of_the_store_is_not_noticed_by_the_database(
 
 def test_the_database_goes_on_without_its_store(lab: Lab, postgres_writer: Writer, runs: range) -> None:
     """The primary reaches all members, so that it stays the primary for longer than its lock would have lasted."""
-    drill = Drill("etcd_all_stopped")
+    drill = WitnessedDrill("etcd_all_stopped")
     hosts = lab.groups["etcd"]
     for _ in runs:
         wait_until_sound(lab)
@@ -86,6 +86,6 @@ def test_the_database_goes_on_without_its_store(lab: Lab, postgres_writer: Write
             whole = time.monotonic() - start
             postgres_writer.watch(5)
             assert witnesses.leader() == primary
-        drill.add(postgres_writer, witnesses, whole_again_s=whole)
+        drill.add_witnessed(postgres_writer, witnesses, whole_again_s=whole)
     drill.record()
     drill.holds(gap=JITTER)

@@ -7,21 +7,21 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import results
 from tests.faults.drill import RUNS, summary
 from tests.faults.kafka_clients import Producer, TopicMaker, down, stopped
+from tests.faults.outcomes import Drill
 from tests.kafka import Kafka
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-    from tests.faults.drill import Outcome
     from tests.lab import Lab
 
 GAP_ALLOWED = 12.0
@@ -44,38 +44,8 @@ def runs(kafka: Kafka) -> Iterator[range]:
     kafka.wait_until_sound()
 
 
-@dataclass
-class Figures:
-    """Of the runs of a drill."""
-
-    name: str
-    outcomes: list[Outcome] = field(default_factory=list)
-    further: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, producer: Producer, **further: float) -> None:
-        """Read all back and keep what was seen; what was said of each record goes into a file beside the figures."""
-        results.DIRECTORY.mkdir(parents=True, exist_ok=True)
-        producer.record.write(results.DIRECTORY / f"{self.name}_{len(self.outcomes)}.jsonl")
-        self.outcomes.append(producer.outcome())
-        for name, value in further.items():
-            self.further.setdefault(name, []).append(round(value, 3))
-        print(f"\n{self.name}: {asdict(self.outcomes[-1])} {further}")
-
-    def record(self, **more: Any) -> None:
-        """Keep them."""
-        counted = [asdict(outcome) for outcome in self.outcomes]
-        results.record(
-            self.name,
-            {
-                "gap_s": summary([outcome.gap for outcome in self.outcomes]),
-                **{
-                    name: sum(one[name] for one in counted)
-                    for name in ("acknowledged", "failed", "lost", "ghosts", "twice")
-                },
-                **{name: summary(values) for name, values in self.further.items()},
-                **more,
-            },
-        )
+class KafkaDrill(Drill):
+    """A drill whose records are counted where they came to lie, too."""
 
     def holds(self, gap: float = float("inf"), *, failed: bool = False) -> None:
         """Nothing was lost or is there twice, records were acknowledged again in time, and none had to be given up.
@@ -84,9 +54,8 @@ class Figures:
             gap: the longest time without an acknowledgement, in seconds.
             failed: whether records may have been given up.
         """
-        assert [outcome.lost for outcome in self.outcomes] == [0] * len(self.outcomes)
+        super().holds(gap)
         assert [asdict(outcome)["twice"] for outcome in self.outcomes] == [0] * len(self.outcomes)
-        assert max(outcome.gap for outcome in self.outcomes) <= gap
         assert failed or sum(outcome.failed for outcome in self.outcomes) == 0
 
 
@@ -99,7 +68,7 @@ def lose_leaders(name: str, kafka: Kafka, runs: range, fault: Callable[[str], Ab
         runs: how often.
         fault: takes the broker of that name away, and gives it back.
     """
-    drill = Figures(name)
+    drill = KafkaDrill(name)
     for _ in runs:
         with kafka.topic() as topic:
             leader = kafka.leader(topic)
@@ -154,7 +123,7 @@ def test_topics_are_made_soon_after_the_active_controller_froze(lab: Lab, kafka:
 
 def test_one_broker_of_three_acknowledges_nothing(lab: Lab, kafka: Kafka, runs: range) -> None:
     """The leader and a follower crash at once: who is left leads, and says no."""
-    drill = Figures("kafka_two_brokers_killed")
+    drill = KafkaDrill("kafka_two_brokers_killed")
     exceptions: set[str] = set()
     for _ in runs:
         with kafka.topic() as topic:
@@ -195,7 +164,7 @@ def test_a_setting_reaches_all_members_and_is_taken_back_while_no_record_fails(
     lab: Lab, kafka: Kafka, runs: range
 ) -> None:
     """Each member is restarted twice, one at a time, by the gate."""
-    drill = Figures("kafka_rolled")
+    drill = KafkaDrill("kafka_rolled")
     for run in runs:
         setting = {"log.cleaner.backoff.ms": 15001 + run}
         changed = json.dumps({"kafka_properties": setting, "kafka_controller_properties": setting})

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import results
-from tests.faults.drill import RUNS, standing_still, summary
+from tests.faults.drill import RUNS, standing_still
 from tests.faults.object_store_writer import BUCKET, StoreClient
+from tests.faults.outcomes import Drill
 from tests.object_store import UNIT, ObjectStore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tests.faults.drill import Outcome
     from tests.lab import Lab
 
 CLIENT = "router1"
@@ -62,31 +60,23 @@ def away(lab: Lab, hosts: Sequence[str], seconds: int = 180) -> Iterator[None]:
             lab.run(host, f"systemctl start {UNIT}; systemctl stop groundplane-drill-store.timer")
 
 
-def keep(name: str, outcomes: list[Outcome]) -> None:
-    """Put the figures of a drill where the others are."""
-    counted = [asdict(outcome) for outcome in outcomes]
-    sums = {key: sum(one[key] for one in counted) for key in ("acknowledged", "failed", "lost", "ghosts")}
-    results.record(name, {"gap_s": summary([outcome.gap for outcome in outcomes]), **sums})
-    assert sums["lost"] == 0
-
-
 def test_one_of_four_is_killed_and_no_client_notices(lab: Lab, store: ObjectStore, runs: range) -> None:
-    outcomes = []
+    drill = Drill("object_store_server_killed")
     for turn in runs:
         with StoreClient(store, CLIENT) as client:
             client.watch(1)
             with away(lab, [store.hosts[turn % len(store.hosts)]]):
                 client.watch(10)
             store.wait_until_sound()
-        outcomes.append(client.outcome())
-    keep("object_store_server_killed", outcomes)
-    assert sum(outcome.failed for outcome in outcomes) == 0
-    assert max(outcome.gap for outcome in outcomes) <= KILLED_GAP
+        drill.add(client)
+    drill.record()
+    drill.holds(KILLED_GAP)
+    assert sum(outcome.failed for outcome in drill.outcomes) == 0
 
 
 def test_one_of_four_freezes_and_writes_go_on(lab: Lab, store: ObjectStore, runs: range) -> None:
     """Its kernel still takes connections, of clients and of the other servers."""
-    outcomes = []
+    drill = Drill("object_store_server_frozen")
     for turn in runs:
         with StoreClient(store, CLIENT) as client:
             client.watch(1)
@@ -95,13 +85,13 @@ def test_one_of_four_freezes_and_writes_go_on(lab: Lab, store: ObjectStore, runs
                 late = time.time() - 15
                 assert any(one.sent > late for one in client.record.acknowledged), "writes never came back"
             store.wait_until_sound()
-        outcomes.append(client.outcome())
-    keep("object_store_server_frozen", outcomes)
-    assert max(outcome.gap for outcome in outcomes) <= FROZEN_GAP
+        drill.add(client)
+    drill.record()
+    drill.holds(FROZEN_GAP)
 
 
 def test_two_of_four_are_away_and_all_is_read_and_no_write_pretends(lab: Lab, store: ObjectStore, runs: range) -> None:
-    outcomes = []
+    drill = Drill("object_store_two_away")
     for _ in runs:
         with StoreClient(store, CLIENT) as writer:
             writer.watch(3)
@@ -117,8 +107,9 @@ def test_two_of_four_are_away_and_all_is_read_and_no_write_pretends(lab: Lab, st
                 assert refused.failed_since(start)
             store.wait_until_sound()
             refused.watch(2)
-        outcomes.append(refused.outcome())
-    keep("object_store_two_away", outcomes)
+        drill.add(refused)
+    drill.record()
+    drill.holds(float("inf"))
 
 
 def test_bytes_that_rot_on_a_drive_are_never_given_to_a_client(lab: Lab, store: ObjectStore, runs: range) -> None:
@@ -141,7 +132,7 @@ def test_bytes_that_rot_on_a_drive_are_never_given_to_a_client(lab: Lab, store: 
 
 
 def test_all_servers_are_restarted_under_load_and_no_client_notices(lab: Lab, store: ObjectStore, runs: range) -> None:
-    outcomes = []
+    drill = Drill("object_store_rolling_restart")
     for _ in runs:
         before = {host: lab.out(host, f"systemctl show --property MainPID --value {UNIT}") for host in store.hosts}
         with StoreClient(store, CLIENT) as client:
@@ -150,7 +141,7 @@ def test_all_servers_are_restarted_under_load_and_no_client_notices(lab: Lab, st
             client.watch(2)
         after = {host: lab.out(host, f"systemctl show --property MainPID --value {UNIT}") for host in store.hosts}
         assert not [host for host in store.hosts if after[host] == before[host]]
-        outcomes.append(client.outcome())
-    keep("object_store_rolling_restart", outcomes)
-    assert sum(outcome.failed for outcome in outcomes) == 0
-    assert max(outcome.gap for outcome in outcomes) <= PLANNED_GAP
+        drill.add(client)
+    drill.record()
+    drill.holds(PLANNED_GAP)
+    assert sum(outcome.failed for outcome in drill.outcomes) == 0

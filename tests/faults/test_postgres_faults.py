@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.cluster import data_address, etcd_leader, wait_until_sound
 from tests.faults.drill import RUNS, frozen, wait_for
-from tests.faults.outcomes import Drill
+from tests.faults.outcomes import WitnessedDrill
 from tests.faults.postgres_writer import Witnesses
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def others(lab: Lab, host: str) -> list[str]:
 def test_a_frozen_primary_is_replaced_and_comes_back_as_a_standby(
     lab: Lab, postgres_writer: Writer, runs: range
 ) -> None:
-    drill = Drill("postgres_primary_frozen")
+    drill = WitnessedDrill("postgres_primary_frozen")
     for _ in runs:
         wait_until_sound(lab)
         with Witnesses(lab) as witnesses, postgres_writer:
@@ -49,13 +49,13 @@ def test_a_frozen_primary_is_replaced_and_comes_back_as_a_standby(
                 heir = witnesses.leader()
             returned = wait_until_sound(lab, heir)
             assert witnesses.leader() == heir != primary
-        drill.add(postgres_writer, witnesses, standby_again_s=returned)
+        drill.add_witnessed(postgres_writer, witnesses, standby_again_s=returned)
     drill.record()
     drill.holds(gap=30)
 
 
 def test_a_planned_switchover_is_short(lab: Lab, postgres_writer: Writer, runs: range) -> None:
-    drill = Drill("postgres_switchover")
+    drill = WitnessedDrill("postgres_switchover")
     for _ in runs:
         wait_until_sound(lab)
         with Witnesses(lab) as witnesses, postgres_writer:
@@ -65,13 +65,13 @@ def test_a_planned_switchover_is_short(lab: Lab, postgres_writer: Writer, runs: 
             postgres_writer.watch(3)
             assert witnesses.leader() != primary
             wait_until_sound(lab)
-        drill.add(postgres_writer, witnesses)
+        drill.add_witnessed(postgres_writer, witnesses)
     drill.record()
     drill.holds(gap=3)
 
 
 def test_a_killed_postmaster_is_back_soon(lab: Lab, postgres_writer: Writer, runs: range) -> None:
-    drill = Drill("postgres_postmaster_killed")
+    drill = WitnessedDrill("postgres_postmaster_killed")
     for _ in runs:
         wait_until_sound(lab)
         with Witnesses(lab) as witnesses, postgres_writer:
@@ -81,14 +81,14 @@ def test_a_killed_postmaster_is_back_soon(lab: Lab, postgres_writer: Writer, run
             # The kill was somewhere in these seconds: the gap is the writer's.
             postgres_writer.recovered(start + 2, 60)
             wait_until_sound(lab)
-        drill.add(postgres_writer, witnesses)
+        drill.add_witnessed(postgres_writer, witnesses)
         assert drill.outcomes[-1].failed > 0, "the writer noticed nothing: was it the postmaster?"
     drill.record()
     drill.holds(gap=10)
 
 
 def test_a_frozen_standby_stalls_no_commit(lab: Lab, postgres_writer: Writer, runs: range) -> None:
-    drill = Drill("postgres_standby_frozen")
+    drill = WitnessedDrill("postgres_standby_frozen")
     for _ in runs:
         wait_until_sound(lab)
         with Witnesses(lab) as witnesses, postgres_writer:
@@ -99,7 +99,7 @@ def test_a_frozen_standby_stalls_no_commit(lab: Lab, postgres_writer: Writer, ru
                 postgres_writer.watch(15)
             returned = wait_until_sound(lab, primary)
             assert witnesses.leader() == primary
-        drill.add(postgres_writer, witnesses, standby_again_s=returned)
+        drill.add_witnessed(postgres_writer, witnesses, standby_again_s=returned)
     drill.record()
     drill.holds(gap=1.5)
 
@@ -109,7 +109,7 @@ CONTINUE = "systemctl kill --signal CONT --kill-whom main patroni"
 
 def test_patroni_that_stands_still_is_no_second_primary(lab: Lab, postgres_writer: Writer, runs: range) -> None:
     """Without a watchdog its PostgreSQL goes on, while another member leads: nothing that it takes is acknowledged."""
-    drill = Drill("postgres_patroni_stopped")
+    drill = WitnessedDrill("postgres_patroni_stopped")
     for _ in runs:
         wait_until_sound(lab)
         with Witnesses(lab) as witnesses, postgres_writer:
@@ -127,7 +127,7 @@ def test_patroni_that_stands_still_is_no_second_primary(lab: Lab, postgres_write
             finally:
                 lab.run(primary, CONTINUE)
             returned = wait_until_sound(lab, heir)
-        drill.add(postgres_writer, witnesses, standby_again_s=returned)
+        drill.add_witnessed(postgres_writer, witnesses, standby_again_s=returned)
     drill.record()
     drill.holds(gap=30)
 
@@ -148,7 +148,7 @@ END
 
 def test_a_primary_cut_off_from_its_peers_acknowledges_nothing(lab: Lab, postgres_writer: Writer, runs: range) -> None:
     """Clients still reach it, and its Patroni runs; neither its store nor its standbys answer."""
-    drill = Drill("postgres_primary_cut_off")
+    drill = WitnessedDrill("postgres_primary_cut_off")
     for _ in runs:
         wait_until_sound(lab)
         with Witnesses(lab) as witnesses, postgres_writer:
@@ -165,6 +165,8 @@ def test_a_primary_cut_off_from_its_peers_acknowledges_nothing(lab: Lab, postgre
             healed = time.monotonic()
             returned = wait_until_sound(lab, heir)
             wait_for(lambda: etcd_leader(lab), 120, "every member of the store follows one leader")
-        drill.add(postgres_writer, witnesses, standby_again_s=returned, store_again_s=time.monotonic() - healed)
+        drill.add_witnessed(
+            postgres_writer, witnesses, standby_again_s=returned, store_again_s=time.monotonic() - healed
+        )
     drill.record()
     drill.holds(gap=30)

@@ -10,13 +10,12 @@ change nothing at all.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import results
-from tests.faults.drill import RUNS, standing_still, summary, wait_for
+from tests.faults.drill import RUNS, standing_still, wait_for
+from tests.faults.outcomes import Drill
 from tests.faults.redis_writer import RedisWriter
 from tests.faults.test_postgres_faults import PART
 from tests.redis import Redis
@@ -24,7 +23,6 @@ from tests.redis import Redis
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.faults.drill import Outcome
     from tests.lab import Lab
 
 CLIENT = "router1"
@@ -53,14 +51,10 @@ def runs(redis: Redis) -> Iterator[range]:
     redis.wait_until_sound()
 
 
-@dataclass
-class Figures:
-    """Of the runs of a drill."""
+class RedisDrill(Drill):
+    """A drill that may lose what was written in a window, and nothing else."""
 
-    name: str
-    outcomes: list[Outcome] = field(default_factory=list)
-
-    def add(self, writer: RedisWriter, since: float, until: float) -> None:
+    def add_within(self, writer: RedisWriter, since: float, until: float) -> None:
         """Read all back, keep what was seen, and look whether what is lost was written in the window.
 
         Args:
@@ -68,28 +62,14 @@ class Figures:
             since: begin of the window, in seconds since the epoch.
             until: its end.
         """
-        results.DIRECTORY.mkdir(parents=True, exist_ok=True)
-        writer.record.write(results.DIRECTORY / f"{self.name}_{len(self.outcomes)}.jsonl")
-        self.outcomes.append(writer.outcome())
-        print(f"\n{self.name}: {asdict(self.outcomes[-1])}")
+        self.add(writer)
         outside = [one for one in writer.lost() if not (one.acked and since <= one.acked <= until)]
         assert outside == [], f"{len(outside)} acknowledged writes are lost that no fault explains"
-
-    def record(self) -> None:
-        """Keep them."""
-        counted = [asdict(outcome) for outcome in self.outcomes]
-        sums = {name: sum(one[name] for one in counted) for name in ("acknowledged", "failed", "lost", "ghosts")}
-        results.record(self.name, {"gap_s": summary([outcome.gap for outcome in self.outcomes]), **sums})
-
-    @property
-    def gap(self) -> float:
-        """The longest time without an acknowledgement, in seconds."""
-        return max(outcome.gap for outcome in self.outcomes)
 
 
 def test_a_frozen_master_is_replaced_and_comes_back_as_a_replica(lab: Lab, redis: Redis, runs: range) -> None:
     """Its kernel still takes connections; when it goes on, it believes for a moment that it is the master."""
-    drill = Figures("redis_master_frozen")
+    drill = RedisDrill("redis_master_frozen")
     for _ in runs:
         master = redis.master()
         with RedisWriter(redis, CLIENT) as writer:
@@ -103,13 +83,13 @@ def test_a_frozen_master_is_replaced_and_comes_back_as_a_replica(lab: Lab, redis
             redis.wait_until_sound()
             assert redis.master() == heir != master
             assert redis.role(master) == "slave"
-        drill.add(writer, start - UNREPLICATED, start + ALLOWANCE)
+        drill.add_within(writer, start - UNREPLICATED, start + ALLOWANCE)
     drill.record()
     assert drill.gap <= FAILOVER_GAP
 
 
 def test_a_killed_master_that_stays_away_is_replaced(lab: Lab, redis: Redis, runs: range) -> None:
-    drill = Figures("redis_master_killed")
+    drill = RedisDrill("redis_master_killed")
     for _ in runs:
         master = redis.master()
         timer = (
@@ -128,14 +108,14 @@ def test_a_killed_master_that_stays_away_is_replaced(lab: Lab, redis: Redis, run
                 )
             redis.wait_until_sound()
             assert redis.master() != master
-        drill.add(writer, start - UNREPLICATED, start + ALLOWANCE)
+        drill.add_within(writer, start - UNREPLICATED, start + ALLOWANCE)
     drill.record()
     assert drill.gap <= FAILOVER_GAP
 
 
 def test_a_master_that_lost_its_data_empties_nobody(lab: Lab, redis: Redis, runs: range) -> None:
     """It is back before the Sentinels miss it, with nothing."""
-    drill = Figures("redis_master_emptied")
+    drill = RedisDrill("redis_master_emptied")
     aside = "/var/lib/redis.of-a-drill"
     for _ in runs:
         master = redis.master()
@@ -152,14 +132,14 @@ def test_a_master_that_lost_its_data_empties_nobody(lab: Lab, redis: Redis, runs
             redis.wait_until_sound()
             assert redis.master() != master
         lab.run(master, f"rm -rf {aside}")
-        drill.add(writer, start - UNREPLICATED, start + ALLOWANCE)
+        drill.add_within(writer, start - UNREPLICATED, start + ALLOWANCE)
     drill.record()
     assert drill.gap <= FAILOVER_GAP
 
 
 def test_a_master_that_is_cut_off_from_the_others_soon_takes_no_more(lab: Lab, redis: Redis, runs: range) -> None:
     """Clients still reach it, and the balancers; neither its replicas nor the other Sentinels do."""
-    drill = Figures("redis_master_cut_off")
+    drill = RedisDrill("redis_master_cut_off")
     for _ in runs:
         master = redis.master()
         peers = ", ".join(redis.address(host) for host in redis.others(master))
@@ -176,13 +156,13 @@ def test_a_master_that_is_cut_off_from_the_others_soon_takes_no_more(lab: Lab, r
                 lab.run(master, "nft destroy table inet drill; systemctl stop drill-heal.timer")
             redis.wait_until_sound()
             wait_for(lambda heir=heir: redis.master() == heir, 60, f"{heir} stays the master")
-        drill.add(writer, start - UNREPLICATED, start + LAG + ALLOWANCE)
+        drill.add_within(writer, start - UNREPLICATED, start + LAG + ALLOWANCE)
     drill.record()
     assert drill.gap <= LAG + FAILOVER_GAP
 
 
 def test_all_members_are_restarted_under_load_and_nothing_is_lost(lab: Lab, redis: Redis, runs: range) -> None:
-    drill = Figures("redis_rolling_restart")
+    drill = RedisDrill("redis_rolling_restart")
     for _ in runs:
         before = {host: lab.out(host, "pgrep -xo redis-server") for host in redis.hosts}
         with RedisWriter(redis, CLIENT) as writer:
@@ -190,6 +170,6 @@ def test_all_members_are_restarted_under_load_and_nothing_is_lost(lab: Lab, redi
             assert play.returncode == 0, play.output[-4000:]
             writer.watch(2)
         assert not [host for host in redis.hosts if lab.out(host, "pgrep -xo redis-server") == before[host]]
-        drill.add(writer, 0, 0)
+        drill.add_within(writer, 0, 0)
     drill.record()
     assert drill.gap <= PLANNED_GAP

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime as dt
 import ipaddress
 import json
@@ -15,8 +16,9 @@ import tarfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
+import pytest
 import yaml
 from ansible_collections.groundplane.onprem.plugins.module_utils.kubernetes_api import (
     MERGE_PATCH,
@@ -31,7 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / ".lab/bundle"
@@ -41,6 +43,31 @@ START_SECONDS = 120.0
 
 class MissingProgramError(Exception):
     """A program that was to be started has not been built."""
+
+
+class Program(Protocol):
+    """One process, or several that belong together."""
+
+    def start(self) -> object:
+        """Start, and wait until it serves."""
+
+    def stop(self) -> object:
+        """End it."""
+
+
+P = TypeVar("P", bound=Program)
+
+
+@contextlib.contextmanager
+def running(started: P) -> Iterator[P]:
+    """A program while tests need it; a test fails, and does not skip, where it has not been built."""
+    try:
+        started.start()
+        yield started
+    except MissingProgramError as error:
+        pytest.fail(str(error))
+    finally:
+        started.stop()
 
 
 def program(name: str, directory: Path) -> Path:

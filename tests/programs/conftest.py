@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.programs.broker import Broker
-from tests.programs.cluster import Cluster, Hands, MissingProgramError
+from tests.programs.cluster import Cluster, Hands, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,29 +21,15 @@ _COUNT = itertools.count()
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A running API; a test that needs it fails, and does not skip, where the programs have not been built."""
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
-    try:
-        cluster.start()
-    except MissingProgramError as error:
-        pytest.fail(str(error))
-    else:
+    with running(Cluster(tmp_path_factory.mktemp("cluster"))) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A running Kafka; a test that needs it fails, and does not skip, where it was not built or Java is missing."""
-    broker = Broker(tmp_path_factory.mktemp("broker"))
-    try:
-        broker.start()
-    except MissingProgramError as error:
-        pytest.fail(str(error))
-    else:
+    with running(Broker(tmp_path_factory.mktemp("broker"))) as broker:
         yield broker
-    finally:
-        broker.stop()
 
 
 @pytest.fixture

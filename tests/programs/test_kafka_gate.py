@@ -17,7 +17,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.gate_run import
 from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_client import Client, KafkaError
 
 from tests.programs.broker import Trio
-from tests.programs.cluster import MissingProgramError
+from tests.programs.cluster import running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,9 +43,7 @@ def gate(cluster: KafkaCluster, member: str, lead: str = "defer") -> Gate[Any]:
 @pytest.fixture(scope="module")
 def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
     """Three nodes with a topic of two partitions; a test leaves them as sound as it found them."""
-    trio = Trio(tmp_path_factory.mktemp("trio"))
-    try:
-        trio.start()
+    with running(Trio(tmp_path_factory.mktemp("trio"))) as trio:
         servers = [f"127.0.0.1:{node.port}" for node in trio.nodes.values()]
         client = Client(servers, trio.tls().context())
         configs = [{"name": "min.insync.replicas", "value": "2"}]
@@ -57,12 +55,7 @@ def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
         for name in NAMES:
             gate(trio.brokers(), name).settle()
             gate(trio.controllers(), name).settle()
-    except MissingProgramError as error:
-        pytest.fail(str(error))
-    else:
         yield trio
-    finally:
-        trio.stop()
 
 
 def test_brokers_and_the_quorum_are_read_and_each_follower_may_leave(trio: Trio) -> None:

@@ -13,12 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_collections.groundplane.onprem.plugins.module_utils.json_https import ClientTls
-from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_admin import (
-    Admin,
-    Outcome,
-    RefusedError,
-    UnfinishedError,
-)
+from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_admin import Admin, Outcome
 from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_client import (
     Client,
     KafkaError,
@@ -31,13 +26,18 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_plan impo
     Topic,
     User,
     Wanted,
-    difference,
     plan,
+)
+from ansible_collections.groundplane.onprem.plugins.module_utils.resource_change import (
+    RefusedError,
+    UnfinishedError,
+    difference,
     summary,
 )
 
 from tests.programs.cluster import Authority, free_port
 from tests.programs.play import Role
+from tests.programs.resources import Converged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 _COUNT = itertools.count()
 
 
-class Cluster:
+class Cluster(Converged[Wanted]):
     """Runs against the broker; the names of what a test makes begin with its prefix."""
 
     def __init__(self, broker: Broker) -> None:
@@ -63,19 +63,6 @@ class Cluster:
         finally:
             self.requests, self.logins = client.requests, client.logins
             client.close()
-
-    def both(self, wanted: Wanted) -> Outcome:
-        """Predict, see that nothing changed, do, and see that a second run has nothing to do."""
-        before = self.read(wanted)
-        predicted = self.run(wanted, check=True)
-        assert self.read(wanted) == before
-        done = self.run(wanted)
-        assert difference(predicted.changes) == difference(done.changes)
-        assert summary(predicted.changes) == summary(done.changes)
-        again = self.run(wanted)
-        assert again.changes == []
-        assert self.run(wanted, check=True).changes == []
-        return done
 
     def read(self, wanted: Wanted) -> State:
         """What there is."""

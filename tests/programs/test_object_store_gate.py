@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.groundplane.onprem.plugins.module_utils.gate import Health, Wish, decide
 from ansible_collections.groundplane.onprem.plugins.module_utils.gate_run import Gate, GateError, Patience
 
-from tests.programs.cluster import MissingProgramError
+from tests.programs.cluster import running
 from tests.programs.store import Quartet
 
 if TYPE_CHECKING:
@@ -37,15 +37,8 @@ def gate(quartet: Quartet, member: str, ask: float = SECONDS) -> Gate[Any]:
 @pytest.fixture(scope="module")
 def quartet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quartet]:
     """Four servers; a test leaves them as sound as it found them."""
-    quartet = Quartet(tmp_path_factory.mktemp("quartet"))
-    try:
-        quartet.start()
-    except MissingProgramError as error:
-        pytest.fail(str(error))
-    else:
+    with running(Quartet(tmp_path_factory.mktemp("quartet"))) as quartet:
         yield quartet
-    finally:
-        quartet.stop()
 
 
 def healths(quartet: Quartet) -> list[Health]:

@@ -16,12 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from ansible_collections.groundplane.onprem.plugins.module_utils import minio_sealed
-from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_admin import (
-    Admin,
-    Outcome,
-    RefusedError,
-    UnfinishedError,
-)
+from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_admin import Admin, Outcome
 from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_plan import (
     Bucket,
     Policy,
@@ -30,12 +25,16 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_pl
     State,
     User,
     Wanted,
-    difference,
     plan,
-    summary,
     unmanaged,
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_s3 import accepts, lifecycle_body
+from ansible_collections.groundplane.onprem.plugins.module_utils.resource_change import (
+    RefusedError,
+    UnfinishedError,
+    difference,
+    summary,
+)
 from ansible_collections.groundplane.onprem.plugins.module_utils.s3_client import (
     AnswerError,
     Credentials,
@@ -46,8 +45,9 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.s3_client impor
     server_context,
 )
 
-from tests.programs.cluster import Authority, MissingProgramError, free_port
+from tests.programs.cluster import Authority, free_port, running
 from tests.programs.play import Role
+from tests.programs.resources import Converged
 from tests.programs.store import REGION, Minio
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ _COUNT = itertools.count()
 SECRET, OTHER = "geheim-eins", "geheim-zwei"
 
 
-class Runs:
+class Runs(Converged[Wanted]):
     """Runs against a store; the names of what a test makes begin with its prefix."""
 
     def __init__(self, server: Server) -> None:
@@ -78,18 +78,6 @@ class Runs:
         finally:
             self.requests, self.logins = client.requests, admin.logins
             client.close()
-
-    def both(self, wanted: Wanted) -> Outcome:
-        """Predict, see that nothing changed, do, and see that a second run has nothing to do."""
-        before = self.read(wanted)
-        predicted = self.run(wanted, check=True)
-        assert self.read(wanted) == before
-        done = self.run(wanted)
-        assert difference(predicted.changes) == difference(done.changes)
-        again = self.run(wanted)
-        assert again.changes == []
-        assert self.run(wanted, check=True).changes == []
-        return done
 
     def read(self, wanted: Wanted) -> State:
         """What there is."""
@@ -119,15 +107,8 @@ class Runs:
 @pytest.fixture(scope="session")
 def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minio]:
     """A running MinIO; a test that needs it fails, and does not skip, where it was not built."""
-    server = Minio(tmp_path_factory.mktemp("minio"))
-    try:
-        server.start()
-    except MissingProgramError as error:
-        pytest.fail(str(error))
-    else:
+    with running(Minio(tmp_path_factory.mktemp("minio"))) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.s3_client impor
     server_context,
 )
 
-from tests.programs.cluster import MissingProgramError, free_port
+from tests.programs.cluster import free_port, running
 from tests.programs.store import REGION, START_SECONDS, Quartet
 
 if TYPE_CHECKING:
@@ -28,15 +28,8 @@ if TYPE_CHECKING:
 @pytest.fixture
 def quartet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quartet]:
     """Four servers, and more that a test adds."""
-    quartet = Quartet(tmp_path_factory.mktemp("together"))
-    try:
-        quartet.start()
-    except MissingProgramError as error:
-        pytest.fail(str(error))
-    else:
+    with running(Quartet(tmp_path_factory.mktemp("together"))) as quartet:
         yield quartet
-    finally:
-        quartet.stop()
 
 
 def client(quartet: Quartet, name: str) -> S3Client:

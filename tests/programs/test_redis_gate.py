@@ -16,7 +16,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.gate import Act
 from ansible_collections.groundplane.onprem.plugins.module_utils.gate_run import Gate, GateError, Patience
 from ansible_collections.groundplane.onprem.plugins.module_utils.redis_wire import RedisError, ReplyError
 
-from tests.programs.cluster import MissingProgramError
+from tests.programs.cluster import running
 from tests.programs.redis_trio import DOWN_AFTER_MS, Trio
 
 if TYPE_CHECKING:
@@ -95,15 +95,8 @@ class Writer:
 @pytest.fixture(scope="module")
 def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
     """Three members; a test leaves them as sound as it found them."""
-    trio = Trio(tmp_path_factory.mktemp("trio"))
-    try:
-        trio.start()
-    except MissingProgramError as error:
-        pytest.fail(str(error))
-    else:
+    with running(Trio(tmp_path_factory.mktemp("trio"))) as trio:
         yield trio
-    finally:
-        trio.stop()
 
 
 @pytest.fixture(autouse=True)

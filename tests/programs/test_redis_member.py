@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from ansible_collections.groundplane.onprem.plugins.module_utils.redis_wire import RedisError, ReplyError, parse_info
 
-from tests.programs.cluster import MissingProgramError
+from tests.programs.cluster import running
 from tests.programs.redis_trio import DOWN_AFTER_MS, Trio
 
 if TYPE_CHECKING:
@@ -30,17 +30,10 @@ MANAGED = ("server.conf", "sentinel.conf", "server.acl", "sentinel.acl", "member
 @pytest.fixture(scope="module")
 def trio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trio]:
     """Three members with data; a test leaves them as sound as it found them."""
-    trio = Trio(tmp_path_factory.mktemp("trio"))
-    try:
-        trio.start()
+    with running(Trio(tmp_path_factory.mktemp("trio"))) as trio:
         for number in range(KEYS):
             trio.ask(trio.master(), "SET", f"key{number}", number)
-    except MissingProgramError as error:
-        pytest.fail(str(error))
-    else:
         yield trio
-    finally:
-        trio.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -214,9 +207,7 @@ def certificate(trio: Trio, name: str) -> bytes:
 
 
 def test_one_alone_is_formed_and_starts_again(tmp_path: Path) -> None:
-    one = Trio(tmp_path, names=("node1",), minimum=0)
-    try:
-        one.start()
+    with running(Trio(tmp_path, names=("node1",), minimum=0)) as one:
         assert one.ask("node1", "SET", "a", "b") == "OK"
         one.restart("node1")
         one.restart("node1", "sentinel")
@@ -229,26 +220,16 @@ def test_one_alone_is_formed_and_starts_again(tmp_path: Path) -> None:
 
         one.until(told, "it answers")
         assert answer == ["b"]
-    except MissingProgramError as error:
-        pytest.fail(str(error))
-    finally:
-        one.stop()
 
 
 def test_a_host_that_may_not_be_the_first_starts_nothing_empty(tmp_path: Path) -> None:
-    one = Trio(tmp_path, names=("node1",), minimum=0)
-    try:
-        one.start()
+    with running(Trio(tmp_path, names=("node1",), minimum=0)) as one:
         empty(one, "node1")
         one.launch("node1", "server")
         time.sleep(2)
         assert not answers(one, "node1")
         log = (one.hosts["node1"].directory / "server.log").read_text()
         assert "All data are lost" in log
-    except MissingProgramError as error:
-        pytest.fail(str(error))
-    finally:
-        one.stop()
 
 
 def test_a_file_with_an_unknown_key_is_told(tmp_path: Path) -> None:

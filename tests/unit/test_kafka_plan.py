@@ -12,7 +12,6 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_plan impo
     CLIENT_KEYS,
     Acl,
     AclChanged,
-    Change,
     ConfigsSet,
     Entity,
     LiveTopic,
@@ -28,14 +27,13 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_plan impo
     UserDeleted,
     UserSet,
     Wanted,
-    difference,
     min_isr_refusals,
     normal,
     plan,
     refusals,
-    summary,
     unmanaged,
 )
+from ansible_collections.groundplane.onprem.plugins.module_utils.resource_change import Change, difference, summary
 from hypothesis import assume, given
 from hypothesis import strategies as st
 

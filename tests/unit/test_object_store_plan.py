@@ -17,7 +17,6 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_pl
     BucketChange,
     BucketCreated,
     BucketDeleted,
-    Change,
     LifecycleSet,
     LiveBucket,
     LiveUser,
@@ -37,12 +36,11 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_pl
     VersioningSet,
     Wanted,
     canonical,
-    difference,
     plan,
     refusals,
-    summary,
     unmanaged,
 )
+from ansible_collections.groundplane.onprem.plugins.module_utils.resource_change import Change, difference, summary
 from hypothesis import given
 from hypothesis import strategies as st
 
