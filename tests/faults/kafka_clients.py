@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
 # ------------------------------------------------------------------------------------------------------- on the client
 
-PATIENCE = 2.0
-"""Seconds that the maker gives each step: to connect, and to be answered."""
+PATIENCE = 10.0
+"""Seconds that the maker gives each step: to connect, and to be answered. A third of what Kafka's own client gives; one
+that goes to another broker before the first has given up its own wait finds one that has to wait as long again."""
 PACKAGE = "ansible_collections.groundplane.onprem.plugins.module_utils"
 LIBRARY = ("json_https", "kafka_wire", "kafka_messages", "kafka_scram", "kafka_client")
 """The collection's client, each after those that it imports."""
