@@ -39,7 +39,7 @@ class Sentinel:
     """One Sentinel's own word.
 
     Attributes:
-        health: SERVING when it answers and tells of the one master that it watches.
+        health: SERVING when it answers and tells of the one master that it watches; FAILING too when it only stands by.
         master: name of the member that it takes for the master, or its address where that is no member's.
         others: how many Sentinels it knows beside itself.
         epoch: of the configuration that it goes by; each failover makes a greater one.

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ansible_collections.groundplane.onprem.plugins.module_utils.gate import Health
@@ -179,8 +180,9 @@ class RedisCluster:
     def _sentinel(self, server: str) -> Sentinel:
         try:
             watched = self.ask(server, "SENTINEL", "MASTERS")
-            name = _masters(watched, server)["name"]
-            return parse_sentinel(watched, self.ask(server, "SENTINEL", "REPLICAS", name), server, self._members)
+            replicas = self.ask(server, "SENTINEL", "REPLICAS", _masters(watched, server)["name"])
+            told = parse_sentinel(watched, replicas, server, self._members)
+            return tilted(told, parse_info(str(self.ask(server, "INFO", "sentinel"))))
         except UnreachableError as error:
             health = Health.DOWN if error.refused else Health.UNKNOWN
             return Sentinel(health, cause=str(error))
@@ -389,6 +391,21 @@ def parse_sentinel(reply: Reply, replicas: Reply, server: str, members: Mapping[
     rows = [parse_pairs(row, server) for row in replicas] if isinstance(replicas, list) else []
     fit = frozenset(_named(row, members) for row in rows if _promotable(row))
     return Sentinel(Health.SERVING, members.get(where, where), others, epoch, flags, fit)
+
+
+def tilted(sentinel: Sentinel, info: Mapping[str, str]) -> Sentinel:
+    """The same, unless it is in TILT: it answers, and neither judges a master nor promotes anybody for half a minute.
+
+    A Sentinel goes into it when two seconds passed between two of its ticks, which come ten times a second.
+
+    Args:
+        sentinel: what it answered.
+        info: its INFO.
+    """
+    if info.get("sentinel_tilt", "0") == "0":
+        return sentinel
+    cause = "in TILT for 30 s, as it or its host stood still for more than 2 s"
+    return replace(sentinel, health=Health.FAILING, cause=cause)
 
 
 def _named(row: Mapping[str, str], members: Mapping[str, str]) -> str:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 SECONDS = 30.0
 """In which what is waited for must be there."""
+TILT_SECONDS = 2.0
+"""Between two ticks of a Sentinel, from which on it trusts its own clock no more (SENTINEL_TILT_TRIGGER)."""
 GAP = 10.0
 """Seconds without a write that a change of the master may cost on a machine that does ten other things; else 2."""
 
@@ -182,6 +184,19 @@ def test_a_sentinel_that_is_gone_keeps_the_others_where_they_are(trio: Trio) -> 
         gate(trio.sentinels(), other, patience=0.5).leave(lambda _state: None, back=True)
     outcome = gate(trio.sentinels(), gone).leave(lambda _state: trio.launch(gone, "sentinel"), back=True)
     assert (outcome.changed, outcome.decision) == (True, "restart")
+
+
+def test_a_sentinel_that_stood_still_stands_by_and_nobody_leaves(trio: Trio) -> None:
+    still, other = [name for name in trio.names if name != trio.master()]
+    trio.send(still, signal.SIGSTOP, "sentinel")
+    time.sleep(TILT_SECONDS + 1)
+    trio.send(still, signal.SIGCONT, "sentinel")
+    trio.until(lambda: "in TILT" in decide(trio.cluster().read(), Wish(other)).reason, "the Sentinel stands by")
+    assert not decide(trio.cluster().read(), Wish(other)).allowed
+    assert not decide(trio.sentinels().read(), Wish(other)).allowed
+    # One that is started anew knows of no pause.
+    trio.restart(still, "sentinel")
+    gate(trio.sentinels(), still).leave(lambda _state: trio.restart(still, "sentinel"), back=True)
 
 
 def test_sentinels_are_restarted_and_still_know_each_other(trio: Trio) -> None:

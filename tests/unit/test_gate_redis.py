@@ -27,6 +27,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.redis_cluster i
     parse_sentinel,
     parse_servers,
     split,
+    tilted,
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.redis_wire import RedisError, UnreachableError
 from hypothesis import given
@@ -257,6 +258,19 @@ def test_words_of_sentinels_are_read() -> None:
     for wrong in ([], [master, master], None):
         with pytest.raises(RedisError, match="masters instead of one"):
             parse_sentinel(wrong, [], "s", PLACES)
+
+
+def test_a_sentinel_in_tilt_is_no_help() -> None:
+    assert tilted(WATCH, {"sentinel_tilt": "0", "sentinel_tilt_since_seconds": "-1"}) == WATCH
+    out = tilted(WATCH, {"sentinel_tilt": "1", "sentinel_tilt_since_seconds": "3"})
+    one = state(replica("data2", sentinel=out))
+    verdict = decide(one, Wish("data3"))
+    assert not verdict.allowed
+    assert "data2 has a Sentinel that is failing (in TILT for 30 s" in verdict.reason
+    both = state(replica("data2", sentinel=out), replica("data3", sentinel=out))
+    assert both.leader is None
+    verdict = hand_over(both)
+    assert (verdict.allowed, verdict.final) == (False, False)
 
 
 def test_places_are_members_and_addresses() -> None:
