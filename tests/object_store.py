@@ -8,6 +8,7 @@ the lab's directory.
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,20 @@ if TYPE_CHECKING:
 PORT = 9000
 CA = "/etc/groundplane/pki/ca.crt"
 UNIT = "object_store.service"
+ASK = f"""
+import http.client, socket, ssl, sys
+name, address, port, path, scheme = sys.argv[1:]
+try:
+    caller = http.client.HTTPConnection(name, int(port), timeout=10)
+    caller.sock = socket.create_connection((address, int(port)), 10)
+    if scheme == "https":
+        caller.sock = ssl.create_default_context(cafile="{CA}").wrap_socket(caller.sock, server_hostname=name)
+    caller.request("GET", path)
+    print(caller.getresponse().status)
+except (OSError, http.client.HTTPException) as error:
+    print("no answer:", error)
+"""
+"""Asks one address under a name; hosts have Python and no curl."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +84,23 @@ class ObjectStore:
         assert not answer.get("failed"), answer["msg"]
         return answer
 
-    def status(self, host: str, path: str) -> str:
-        """The status of HTTP of an unsigned request to a server, asked on its host; `000` when there is no answer."""
-        url = f"https://{host}.{self.domain}:{PORT}{path}"
-        command = f"curl --silent --max-time 10 --output /dev/null --write-out '%{{http_code}}' --cacert {CA} '{url}'"
-        return self.lab.run(host, command, check=False).stdout.strip()
+    def status(self, host: str, path: str, *, scheme: str = "https") -> str:
+        """The status of HTTP of an unsigned request to a server, asked on its host; words when there is no answer."""
+        name = f"{host}.{self.domain}"
+        return self.ask(host, name, path, scheme=scheme)
+
+    def ask(self, client: str, name: str, path: str, *, address: str = "", scheme: str = "https") -> str:
+        """The same of any server.
+
+        Args:
+            client: host that asks.
+            name: whom it asks, and whose certificate that must be.
+            path: what for.
+            address: where that is; as its host resolves the name without it.
+            scheme: `https`, or `http` in the clear.
+        """
+        command = shlex.join(["python3", "-", name, address or name, str(PORT), path, scheme])
+        return self.lab.run(client, command, stdin=ASK).stdout.strip()
 
     def wait_until_sound(self, seconds: int = 240) -> float:
         """Wait until each server serves and may leave, and give the seconds that it took."""

@@ -418,7 +418,8 @@ def unreachable(situation: Situation) -> Iterator[str]:
     for host in situation.run:
         if host not in situation.states:
             yield (
-                f"{host}: does not answer at its ansible_host: start it or mend the way to it, "
+                f"{host}: does not answer at its ansible_host: start it or mend the way to it (one that is new is let "
+                f"through once bastion and routers know it: --limit bastion,router first), "
                 f"or say preflight_purpose=repair if it is being replaced."
             )
 

@@ -39,7 +39,10 @@ POOL = "object_store_pool"
 DRIVES = "object_store_drives"
 SERIALS = "object_store_serials"
 PARITY = "object_store_parity"
-SHARED = ("object_store_version", "object_store_region", PARITY, "object_store_root_user", "object_store_users")
+SHARED = (
+    *("object_store_version", "object_store_region", PARITY, "object_store_bitrot_scan_months"),
+    *("object_store_root_user", "object_store_users"),
+)
 
 RECORD = "/etc/object_store/formed"
 """The file in which the role keeps what a server was last started with and served."""

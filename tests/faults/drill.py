@@ -28,6 +28,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -404,6 +405,51 @@ def standing_still(lab: Lab, host: str, program: str, seconds: int = 60) -> Iter
         yield
     finally:
         lab.run(host, f"kill -CONT {pid}; systemctl stop {timer}.timer")
+
+
+HEALING = "groundplane-drill-heal"
+"""The timer that takes a fault back although its test was killed."""
+
+
+@contextlib.contextmanager
+def down(lab: Lab, hosts: Sequence[str], unit: str, seconds: int = 240) -> Iterator[None]:
+    """A unit of some hosts is killed at once, as by a crash, and stays down.
+
+    Args:
+        lab: where.
+        hosts: which.
+        unit: its name.
+        seconds: after which it is started although this test was killed.
+    """
+    timer = f"systemd-run --quiet --collect --unit={HEALING} --on-active={seconds} systemctl start {unit}"
+    # systemd would start it anew after a second: that is what the stop prevents, which has nothing left to stop.
+    crash = f"{timer} && systemctl kill --signal KILL {unit}; systemctl stop {unit}"
+    with ThreadPoolExecutor(len(hosts)) as pool:
+        try:
+            list(pool.map(lambda host: lab.run(host, crash), hosts))
+            yield
+        finally:
+            heal = f"systemctl stop {HEALING}.timer; systemctl start {unit}"
+            list(pool.map(lambda host: lab.run(host, heal), hosts))
+
+
+@contextlib.contextmanager
+def stopped(lab: Lab, host: str, unit: str, seconds: int = 90) -> Iterator[None]:
+    """The process of a unit stands still; its kernel still takes connections for it.
+
+    Args:
+        lab: where.
+        host: which.
+        unit: its name.
+        seconds: after which it goes on although this test was killed.
+    """
+    wake = f"systemctl kill --signal CONT --kill-whom main {unit}"
+    timer = f"systemd-run --quiet --collect --unit={HEALING} --on-active={seconds} {wake}"
+    lab.run(host, f"{timer} && systemctl kill --signal STOP --kill-whom main {unit}")
+    try:
+        yield
+    finally:
+        lab.run(host, f"systemctl stop {HEALING}.timer; {wake}")
 
 
 def holders(lab: Lab, hosts: Sequence[str], address: str) -> list[str]:

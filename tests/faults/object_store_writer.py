@@ -111,7 +111,11 @@ class Client:
         headers = signed(method, path, query, f"{self.name}:{PORT}", self.keys)
         self.open[0].request(method, quote(path) + (f"?{words}" if words else ""), body, headers)
         answer = self.open[0].getresponse()
-        return answer.status, answer.read()
+        said = answer.read()
+        if answer.will_close:
+            # It would connect anew by the name, which this host need not know.
+            self.open.pop().close()
+        return answer.status, said
 
 
 def client(address: str, name: str, user: str) -> Client:
@@ -120,7 +124,7 @@ def client(address: str, name: str, user: str) -> Client:
 
 
 def s3_put(address: str, name: str, user: str, prefix: str) -> Callable[[int], None]:
-    """Put objects of 256 KiB, which are too large to be kept in their metadata."""
+    """Put objects of 512 KiB: half of one is on a drive, too large to be kept in its metadata."""
     store = client(address, name, user)
 
     def write(turn: int) -> None:
@@ -160,20 +164,32 @@ def s3_list(address: str, name: str, user: str, prefix: str) -> Callable[[int], 
     return numbers
 
 
+def s3_heal(address: str, name: str, user: str, prefix: str) -> Callable[[int], None]:
+    """Have all parts of objects read and compared, and those that have rotted written anew. MinIO's own request."""
+    store = client(address, name, user)
+
+    def heal(_: int) -> None:
+        wish = b'{"recursive": true, "scanMode": 2}'
+        store.ask("POST", f"/minio/admin/v3/heal/{BUCKET}/{prefix}", {"forceStart": "true"}, wish)
+
+    return heal
+
+
 def content(number: int) -> bytes:
     """What the object of a number holds."""
-    return hashlib.sha256(str(number).encode()).digest() * 8192
+    return hashlib.sha256(str(number).encode()).digest() * 16384
 
 
 ACTIONS["s3_put"] = s3_put
 ACTIONS["s3_get"] = s3_get
 ACTIONS["s3_list"] = s3_list
+ACTIONS["s3_heal"] = s3_heal
 
 
 class StoreClient(HostClient):
     """The client, on a host that has a leg on the network of the virtual address."""
 
-    def __init__(self, store: ObjectStore, host: str, prefix: str = "", there: int = 0) -> None:
+    def __init__(self, store: ObjectStore, host: str, prefix: str = "", there: int = 0, *, server: str = "") -> None:
         """Prepare a run of its own.
 
         Args:
@@ -181,16 +197,23 @@ class StoreClient(HostClient):
             host: where it runs.
             prefix: of the objects; left out, one that nobody has.
             there: how many of these objects are got in turn; 0 puts new ones.
+            server: the one that is asked; left out, whom the virtual address leads to.
         """
         self.prefix = prefix or f"{uuid.uuid4().hex}/"
         self._store, self._host = store, host
+        facts = store.lab.hostvars[server or host]
+        self._address = (
+            facts["host_addresses"][facts["host_primary_network"]]
+            if server
+            else facts["site_vips"]["private"]["address"]
+        )
         self._probe = self._made("s3_get", str(there)) if there else self._made("s3_put")
 
     def _made(self, action: str, *further: str, interval: float = 0.05) -> HostProbe:
-        address = self._store.lab.hostvars[self._host]["site_vips"]["private"]["address"]
+        who = (f"s3.{self._store.domain}", self._store.user)
         return HostProbe(
-            self._store.lab, self._host, action, address, f"s3.{self._store.domain}", self._store.user, self.prefix,
-            *further, interval=interval, prefix=["sudo", "-n"], program=Path(__file__),
+            self._store.lab, self._host, action, self._address, *who, self.prefix, *further,
+            interval=interval, prefix=["sudo", "-n"], program=Path(__file__),
             secret=f"{self._store.password}\n",
         )  # fmt: skip
 
@@ -200,11 +223,18 @@ class StoreClient(HostClient):
 
     def there(self) -> set[int]:
         """The numbers of the objects that the store has."""
-        with self._made("s3_list", interval=60) as probe:
-            wait_for(lambda: probe.record.attempts, 60, "the store lists its objects")
+        return {int(number) for number in self._once("s3_list").split(",") if number}
+
+    def heal(self) -> None:
+        """Ask that all objects are compared with their checksums, and healed."""
+        self._once("s3_heal")
+
+    def _once(self, action: str) -> str:
+        with self._made(action, interval=60) as probe:
+            wait_for(lambda: probe.record.attempts, 60, f"the store answers {action}")
         answer = probe.record.attempts[0]
         assert answer.acked, answer.error
-        return {int(number) for number in answer.answer.split(",") if number}
+        return answer.answer
 
     def outcome(self) -> Outcome:
         """Look what of all is there."""

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import results
-from tests.faults.drill import RUNS, summary
-from tests.faults.kafka_clients import Producer, TopicMaker, down, stopped
+from tests.faults.drill import RUNS, down, stopped, summary
+from tests.faults.kafka_clients import Producer, TopicMaker
 from tests.faults.outcomes import Drill
 from tests.kafka import Kafka
 
