@@ -52,9 +52,7 @@ def program(name: str) -> Path:
         if re.fullmatch(rf"{name}-[\d][\dTZ.-]*", path.name)
     }
     if not found:
-        raise MissingProgramError(
-            f"{bundle} holds no {name}: run lab/artifacts/build.py DIRECTORY object_store, and give GROUNDPLANE_BUNDLE"
-        )
+        raise MissingProgramError(f"{bundle} holds no {name}: run lab/artifacts/build.py {bundle}")
     return max(found, key=lambda path: found[path])
 
 

@@ -27,16 +27,6 @@ def inventory(environment: str) -> Lab:
     return Lab(inventory=ROOT / "inventories" / environment)
 
 
-def caches(environment: str) -> tuple[str, ...]:
-    """The group of Redis, which has not run on the lab yet."""
-    return () if environment == "lab" else ("redis",)
-
-
-def stores(environment: str) -> tuple[str, ...]:
-    """The group of the object store, which has not run on the lab yet."""
-    return () if environment == "lab" else ("object_store",)
-
-
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_contracts_fit_the_inventory(environment: str) -> None:
     hostvars = inventory(environment).hostvars
@@ -46,9 +36,7 @@ def test_the_contracts_fit_the_inventory(environment: str) -> None:
         assert site.firewall(host)["inbound"], host
         assert all(one["directory"] for one in site.certificates(host))
     assert {one["name"] for one in site.endpoints()} == {
-        *("primary", "replicas", "direct", "api", "gateway"),
-        *caches(environment),
-        *("s3" for _ in stores(environment)),
+        *("primary", "replicas", "direct", "redis", "s3", "api", "gateway"),
     }
     assert {host for host in hostvars if site.firewall(host)["pods"]} == set(groups["kubernetes"])
     assert {name for name in groups if name != "all"} - ONLY_IN_THE_LAB == {
@@ -64,8 +52,8 @@ def test_the_contracts_fit_the_inventory(environment: str) -> None:
         "kubernetes_worker",
         "kafka",
         "kafka_controller",
-        *caches(environment),
-        *stores(environment),
+        "redis",
+        "object_store",
     }
     assert hostvars[next(iter(hostvars))]["site_environment"] == environment
 
@@ -73,7 +61,7 @@ def test_the_contracts_fit_the_inventory(environment: str) -> None:
 @pytest.mark.parametrize("environment", ["lab", "test", "staging", "prod"])
 def test_voters_stand_in_three_zones(environment: str) -> None:
     hostvars = inventory(environment).hostvars
-    groups = ("etcd", "postgres", *caches(environment), "kafka", "kafka_controller", "kubernetes_control_plane")
+    groups = ("etcd", "postgres", "redis", "kafka", "kafka_controller", "kubernetes_control_plane")
     for group in groups:
         assert sorted(hostvars[host]["host_zone"] for host in inventory(environment).groups[group]) == ["a", "b", "c"]
 
@@ -87,7 +75,7 @@ def test_writes_of_the_object_store_outlive_a_zone(environment: str) -> None:
     assert all(len(zones) - zones.count(zone) >= 4 for zone in zones)
 
 
-@pytest.mark.parametrize("environment", [one for one in ENVIRONMENTS if one != "lab"])
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_numbers_of_brokers_and_controllers_are_nobody_elses(environment: str) -> None:
     hostvars, groups = inventory(environment).hostvars, inventory(environment).groups
     numbers = [hostvars[host]["kafka_node_id"] for host in groups["kafka"]]
