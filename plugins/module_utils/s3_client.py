@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import hashlib
-import hmac
 import http.client
 import json
 import socket
@@ -20,19 +19,29 @@ import ssl
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from ansible_collections.groundplane.onprem.plugins.module_utils.json_https import Answer, HttpsError, cause, origin
+from ansible_collections.groundplane.onprem.plugins.module_utils.s3_signature import (
+    Credentials,
+    Signable,
+    canonical_path,
+    canonical_query,
+    signed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-ALGORITHM = "AWS4-HMAC-SHA256"
-SERVICE = "s3"
+__all__ = [
+    "AnswerError", "Credentials", "Request", "S3Client", "StoreError", "UnreachableError", "canonical_path",
+    "canonical_query", "content_md5", "error_of", "parsed", "server_context", "signed_headers",
+]  # fmt: skip
+"""What others take from here, the words of `s3_signature` among it."""
+
 TIMEOUT = 20.0
 """Seconds for one request, connect and answer each."""
 
-_EPOCH_FORMAT = "%Y%m%dT%H%M%SZ"
 _OK = range(200, 300)
 
 
@@ -61,19 +70,6 @@ class AnswerError(StoreError):
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
-    """Who signs.
-
-    Attributes:
-        access_key: the name.
-        secret_key: the secret, which is never sent.
-    """
-
-    access_key: str
-    secret_key: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class Request:
     """What is asked.
 
@@ -98,17 +94,6 @@ class Request:
         return canonical_path(self.path) + (f"?{query}" if query else "")
 
 
-def canonical_path(path: str) -> str:
-    """A path with all but unreserved characters and slashes encoded."""
-    return quote(path, safe="/-_.~")
-
-
-def canonical_query(query: Mapping[str, str]) -> str:
-    """A query sorted and encoded."""
-    pairs = sorted((quote(name, safe="-_.~"), quote(value, safe="-_.~")) for name, value in query.items())
-    return "&".join(f"{name}={value}" for name, value in pairs)
-
-
 def signed_headers(
     request: Request, host: str, credentials: Credentials, region: str, now: dt.datetime
 ) -> dict[str, str]:
@@ -122,30 +107,8 @@ def signed_headers(
         now: in UTC. A store takes a request for a quarter of an hour.
     """
     digest = hashlib.sha256(request.body).hexdigest()
-    moment = now.strftime(_EPOCH_FORMAT)
-    headers = {**request.headers, "host": host, "x-amz-content-sha256": digest, "x-amz-date": moment}
-    names = ";".join(sorted(headers))
-    canonical = "\n".join(
-        [
-            request.method,
-            canonical_path(request.path),
-            canonical_query(request.query),
-            *(f"{name}:{' '.join(headers[name].split())}" for name in sorted(headers)),
-            "",
-            names,
-            digest,
-        ]
-    )
-    scope = f"{moment[:8]}/{region}/{SERVICE}/aws4_request"
-    to_sign = "\n".join([ALGORITHM, moment, scope, hashlib.sha256(canonical.encode()).hexdigest()])
-    key = f"AWS4{credentials.secret_key}".encode()
-    for part in scope.split("/"):
-        key = hmac.digest(key, part.encode(), "sha256")
-    signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
-    headers["authorization"] = (
-        f"{ALGORITHM} Credential={credentials.access_key}/{scope},SignedHeaders={names},Signature={signature}"
-    )
-    return headers
+    what = Signable(request.method, request.path, digest, request.query, request.headers)
+    return signed(what, host, credentials, region, now)
 
 
 def content_md5(body: bytes) -> dict[str, str]:
