@@ -13,6 +13,7 @@ from ansible.template import Templar, trust_as_template
 from ansible_collections.groundplane.onprem.plugins.module_utils import (
     refusal_kafka,  # noqa: F401 - puts its rules among the others
     refusal_object_store,  # noqa: F401 - likewise
+    refusal_qdrant,  # noqa: F401 - likewise
     refusal_redis,  # noqa: F401 - likewise
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.contract import (

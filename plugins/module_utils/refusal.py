@@ -9,8 +9,8 @@ A rule must not stand in the way of a repair: one that is `repairable` only warn
 repair (a cluster is even while a member is replaced; a dead member does not answer). One that `warns` never refuses:
 what it says works, and costs something that nobody may have meant.
 
-Rules of one service that are many are in a module of their own, `refusal_kafka`, `refusal_object_store` or
-`refusal_redis`; whoever asks imports it.
+Rules of one service that are many are in a module of their own, `refusal_kafka`, `refusal_object_store`,
+`refusal_qdrant` or `refusal_redis`; whoever asks imports it.
 """
 
 from __future__ import annotations
