@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -93,13 +93,16 @@ class Answer:
 class HttpsClient:
     """A kept-alive connection to one server."""
 
-    def __init__(self, url: str, context: ssl.SSLContext, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self, url: str, context: ssl.SSLContext, timeout: float = TIMEOUT, headers: Mapping[str, str] | None = None
+    ) -> None:
         """Connect nothing yet.
 
         Args:
             url: `https://host:port`; a path is left out.
             context: from `ClientTls.context`.
             timeout: seconds for connect and for each answer.
+            headers: of each request, such as a key.
         """
         parts = urlsplit(url)
         if parts.scheme != "https" or not parts.hostname:
@@ -107,7 +110,7 @@ class HttpsClient:
         self.host, self.port = parts.hostname, parts.port or 443
         self.url = origin(url)
         self._lock = threading.Lock()
-        self._context, self._timeout = context, timeout
+        self._context, self._timeout, self._headers = context, timeout, dict(headers or {})
         self._connection: http.client.HTTPSConnection | None = None
 
     def request(
@@ -151,7 +154,7 @@ class HttpsClient:
         self._connection.sock.settimeout(wait)
         payload = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} if payload is not None else {}
-        self._connection.request(method, path, payload, headers)
+        self._connection.request(method, path, payload, {**self._headers, **headers})
         response = self._connection.getresponse()
         answer = Answer(response.status, response.read())
         if response.will_close:
@@ -168,13 +171,18 @@ class HttpsClient:
 class Clients:
     """One `HttpsClient` for each server, made when first needed."""
 
-    def __init__(self, tls: ClientTls, timeout: float = TIMEOUT) -> None:
+    def __init__(self, tls: ClientTls, timeout: float = TIMEOUT, headers: Mapping[str, str] | None = None) -> None:
         """Read the certificate files once.
+
+        Args:
+            tls: whom we trust, and who we are.
+            timeout: seconds for connect and for each answer.
+            headers: of each request to each server.
 
         Raises:
             HttpsError: they cannot be read.
         """
-        self._context, self._timeout = tls.context(), timeout
+        self._context, self._timeout, self._headers = tls.context(), timeout, headers
         self._clients: dict[str, HttpsClient] = {}
         self._lock = threading.Lock()
 
@@ -182,12 +190,12 @@ class Clients:
         """The client for that server."""
         with self._lock:
             if url not in self._clients:
-                self._clients[url] = HttpsClient(url, self._context, self._timeout)
+                self._clients[url] = HttpsClient(url, self._context, self._timeout, self._headers)
             return self._clients[url]
 
     def fresh(self, url: str, timeout: float) -> HttpsClient:
         """Another client for that server, for a request that takes long."""
-        return HttpsClient(url, self._context, timeout)
+        return HttpsClient(url, self._context, timeout, self._headers)
 
 
 class Crew:
