@@ -22,10 +22,16 @@ if TYPE_CHECKING:
     from ansible_collections.groundplane.onprem.plugins.module_utils.contract import Contract
 ETCD = ("etcd", "client")
 PATRONI = ("patroni", "rest")
-SERVERS = {"kafka": "data", "kafka_controller": "controller", "object_store": "s3"}
+SERVERS = {"kafka": "data", "kafka_controller": "controller", "object_store": "s3", "qdrant": "api"}
 """Engines whose members the gate asks by name, and the listen that it asks."""
 REDIS = {"servers": "server", "sentinels": "sentinel"}
 """The listens of Redis' members that the gate asks."""
+PASSWORDS = {
+    "redis": "redis_admin_password",
+    "redis_sentinel": "redis_admin_password",
+    "qdrant": "qdrant_api_key",
+}
+"""Engines that are asked with a secret, and the variable that has it."""
 PART_OF = {"redis_sentinel": "redis"}
 """Engines of a process that is in the contract of another engine."""
 
@@ -67,10 +73,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         elif arguments.get("engine") in SERVERS:
             known["servers"] = _servers(site, arguments["engine"], SERVERS[arguments["engine"]])
         engine = str(arguments.get("engine"))
+        if engine in PASSWORDS:
+            known["password"] = self._templar.template(task_vars.get(PASSWORDS[engine]))
         contract = _contract(site, PART_OF.get(engine, engine))
         if contract is not None and contract.quorum is not None and contract.quorum.engine == "redis":
             known |= {key: _places(site, contract, listen) for key, listen in REDIS.items()}
-            known["password"] = self._templar.template(task_vars.get("redis_admin_password"))
         if contract is not None and contract.certificates:
             stem = f"{contract.certificates[0].directory}/{contract.certificates[0].name}"
             known.update(cert=f"{stem}.crt", key=f"{stem}.key")

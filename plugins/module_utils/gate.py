@@ -3,9 +3,9 @@
 """May this member of this cluster leave now? The decisions of the rolling gate, as pure functions of what was read.
 
 Nothing here asks a server, waits or changes anything: `etcd_cluster`, `patroni_cluster`, `kafka_cluster`,
-`object_store_cluster` and `redis_cluster` read, `gate_run` waits and acts. A new engine is a `State` that decides for
-itself, and its reader; those of Kafka, Redis and an object store are `gate_kafka`, `gate_redis` and
-`gate_object_store`.
+`object_store_cluster`, `qdrant_cluster` and `redis_cluster` read, `gate_run` waits and acts. A new engine is a `State`
+that decides for itself, and its reader; those of Kafka, Redis, Qdrant and an object store are `gate_kafka`,
+`gate_redis`, `gate_qdrant` and `gate_object_store`.
 
 What proves what. `Health.SERVING`: the member said it is well. `Health.FAILING`: it answered and said it is not.
 `Health.DOWN`: nothing listens, so it cannot be lost any more. `Health.UNKNOWN`: no answer, or none we trust; it may

@@ -26,6 +26,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.gate import (
 from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_client import KafkaError
 from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_cluster import ObjectStoreError
 from ansible_collections.groundplane.onprem.plugins.module_utils.patroni_cluster import PatroniError
+from ansible_collections.groundplane.onprem.plugins.module_utils.qdrant_cluster import QdrantError
 from ansible_collections.groundplane.onprem.plugins.module_utils.redis_wire import RedisError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=State[Any])
 
-UNANSWERED = (EtcdError, PatroniError, KafkaError, RedisError, ObjectStoreError)
+UNANSWERED = (EtcdError, PatroniError, KafkaError, RedisError, ObjectStoreError, QdrantError)
 """How clusters say that they cannot be asked, or refuse."""
 
 POLL = 0.2

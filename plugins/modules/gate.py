@@ -23,16 +23,16 @@ options:
     description: What kind of cluster it is.
     type: str
     required: true
-    choices: [etcd, patroni, kafka, kafka_controller, redis, redis_sentinel, object_store]
+    choices: [etcd, patroni, kafka, kafka_controller, redis, redis_sentinel, object_store, qdrant]
   action:
     description:
       - V(restart) restarts O(unit). With O(engine=patroni) and no O(unit), Patroni restarts only PostgreSQL, and only
         if parameters wait for that. A restart of the unit C(patroni.service) stops PostgreSQL too.
       - V(reload) reloads it; no member leaves, so nobody is asked.
       - V(stop) stops O(unit) for good, for maintenance of its host.
-      - V(switchover) lets O(candidate) lead, or the best follower; in Patroni the standbys then race for it. Kafka
-        and an object store have nothing to switch over, and it is refused. Of Redis the Sentinels choose who it is, so
-        that none is named.
+      - V(switchover) lets O(candidate) lead, or the best follower; in Patroni the standbys then race for it. Kafka,
+        Qdrant and an object store have nothing to switch over, and it is refused. Of Redis the Sentinels choose who it
+        is, so that none is named.
       - V(check) only says whether the member may leave now.
       - V(none) only waits until the member is healthy and has caught up.
     type: str
@@ -44,8 +44,8 @@ options:
   lead:
     description: >-
       V(defer) leaves a member that leads alone and says so in RV(deferred); V(yield) first moves leadership to the most
-      up to date follower. The active controller of Kafka is restarted where it is, and resigns when it stops; brokers,
-      the Sentinels of Redis and servers of an object store have no leader.
+      up to date follower. The active controller of Kafka and the leader of Qdrant's consensus are restarted where they
+      are, and another is elected; brokers, the Sentinels of Redis and servers of an object store have no leader.
     type: str
     default: defer
     choices: [defer, yield]
@@ -60,7 +60,8 @@ options:
   accept_outage:
     description: >-
       Accept that a cluster too small to lose anybody is gone while its member restarts; with O(engine=kafka) that the
-      partitions are which have no replica to spare; with O(engine=object_store) that writes are.
+      partitions are which have no replica to spare, with O(engine=qdrant) that such shards are; with
+      O(engine=object_store) that writes are.
     type: bool
     default: false
   patience:
@@ -80,8 +81,8 @@ options:
     type: str
   cluster:
     description: >-
-      Name of the cluster, for messages, and of the lock of a Kafka cluster, of Redis or of an object store. Left out,
-      C(site_name).
+      Name of the cluster, for messages, and of the lock of a Kafka cluster, of Redis, of Qdrant or of an object store.
+      Left out, C(site_name).
     type: str
   run:
     description: Who asks, the same for all tasks of a run. Left out, it is made from the run of C(ansible-playbook).
@@ -97,9 +98,9 @@ options:
   servers:
     description: >-
       C(host:port) of all brokers' listener for certificates, or of all controllers, with O(engine=kafka) and
-      O(engine=kafka_controller), or of all servers of an object store with O(engine=object_store). The first label of a
-      host is the member's name. With O(engine=redis) and O(engine=redis_sentinel) C(member=address:port) of all
-      servers.
+      O(engine=kafka_controller), or of all servers of an object store with O(engine=object_store), or of all members
+      with O(engine=qdrant). The first label of a host is the member's name. With O(engine=redis) and
+      O(engine=redis_sentinel) C(member=address:port) of all servers.
     type: list
     elements: str
   sentinels:
@@ -111,7 +112,9 @@ options:
     type: str
     default: admin
   password:
-    description: That user's password. Left out, C(redis_admin_password).
+    description: >-
+      That user's password, or the key of Qdrant's API. Left out, C(redis_admin_password), and C(qdrant_api_key) with
+      O(engine=qdrant).
     type: str
   ca:
     description: File with the trust anchor.
@@ -199,19 +202,20 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.groundplane.onprem.plugins.module_utils import unit_state
 from ansible_collections.groundplane.onprem.plugins.module_utils.cluster_lock import ClusterLock, Holder
-from ansible_collections.groundplane.onprem.plugins.module_utils.etcd_cluster import EtcdCluster, EtcdError
+from ansible_collections.groundplane.onprem.plugins.module_utils.etcd_cluster import EtcdCluster
 from ansible_collections.groundplane.onprem.plugins.module_utils.gate import Action, Verdict, Wish
-from ansible_collections.groundplane.onprem.plugins.module_utils.gate_run import Gate, GateError, Patience
-from ansible_collections.groundplane.onprem.plugins.module_utils.json_https import ClientTls, HttpsError
-from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_client import KafkaError
-from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_cluster import KafkaBrokers, KafkaControllers
-from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_cluster import (
-    ObjectStoreError,
-    ObjectStoreServers,
+from ansible_collections.groundplane.onprem.plugins.module_utils.gate_run import (
+    UNANSWERED,
+    Gate,
+    GateError,
+    Patience,
 )
+from ansible_collections.groundplane.onprem.plugins.module_utils.json_https import ClientTls, HttpsError
+from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_cluster import KafkaBrokers, KafkaControllers
+from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_cluster import ObjectStoreServers
 from ansible_collections.groundplane.onprem.plugins.module_utils.patroni_cluster import PatroniCluster, PatroniError
+from ansible_collections.groundplane.onprem.plugins.module_utils.qdrant_cluster import QdrantCluster
 from ansible_collections.groundplane.onprem.plugins.module_utils.redis_cluster import RedisCluster, RedisSentinels
-from ansible_collections.groundplane.onprem.plugins.module_utils.redis_wire import RedisError
 from ansible_collections.groundplane.onprem.plugins.module_utils.unit_state import UnitError
 
 NEEDED = ("member", "cluster", "cert", "key")
@@ -236,6 +240,9 @@ ENGINES: dict[str, Any] = {
     "redis": _redis,
     "redis_sentinel": lambda params, tls: _redis(params, tls, RedisSentinels),
     "object_store": lambda params, tls: ObjectStoreServers(params["cluster"], params["servers"] or [], tls),
+    "qdrant": lambda params, tls: QdrantCluster(
+        params["cluster"], params["servers"] or [], params["password"] or "", tls
+    ),
 }
 """What connects to a cluster of each kind."""
 
@@ -253,6 +260,7 @@ class Call:
             KafkaError: there are no servers.
             RedisError: there are no servers, or one has no Sentinel.
             ObjectStoreError: there are no servers.
+            QdrantError: there are no servers, or no key.
         """
         self.module = module
         p = self.params = module.params
@@ -309,6 +317,7 @@ class Call:
             KafkaError: a Kafka cluster cannot be asked.
             RedisError: a server of Redis refuses to tell.
             ObjectStoreError: an object store cannot be asked.
+            QdrantError: a Qdrant cannot be asked.
         """
         action = self.params["action"]
         if action == "check" or self.module.check_mode:
@@ -431,7 +440,7 @@ def main() -> None:
             module.fail_json(msg=f"gate: {error}")
         # On a host that is only being planned there is no certificate yet, and no cluster.
         module.exit_json(changed=False, decision=str(Action.NOTHING), reason=str(error), deferred=False, waited=0.0)
-    except (GateError, UnitError, EtcdError, PatroniError, KafkaError, RedisError, ObjectStoreError) as error:
+    except (GateError, UnitError, *UNANSWERED) as error:
         module.fail_json(msg=f"gate: {error}")
 
 
