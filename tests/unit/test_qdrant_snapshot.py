@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 ROLE = Path(__file__).resolve().parents[2] / "roles/qdrant"
 PROGRAM = ROLE / "templates/tree/usr/local/lib/groundplane/qdrant_snapshot.py"
 DIGEST = hashlib.sha256(b"x").hexdigest()
-MOMENTS = st.datetimes(dt.datetime(2025, 1, 1), dt.datetime(2027, 1, 1)).map(
-    lambda at: at.strftime("%Y-%m-%d-%H-%M-%S")
-)  # noqa: DTZ001 - as in names, which have no zone
+MOMENTS = st.integers(0, 10**8).map(
+    lambda second: (dt.datetime(2024, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=second)).strftime("%Y-%m-%d-%H-%M-%S")
+)
 NAMES = st.lists(st.builds("a-{}-{}.snapshot".format, st.integers(1, 2**53), MOMENTS), unique=True, max_size=12)
 
 

@@ -21,6 +21,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils import (
     refusal,
     refusal_kafka,
     refusal_object_store,
+    refusal_qdrant,
     refusal_redis,
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.contract import ContractError, discover
@@ -182,11 +183,14 @@ def test_which_rules_give_way_to_a_repair() -> None:
     assert {rule.name for rule in RULES if rule.repairable} == {
         *("voters_few", "voters_even", "partial_run", "unreachable"),
         *("vip_answers", "memory", "disk", "clock", "time_daemon", "kubernetes_skew", "object_store_mounts"),
+        "qdrant_memory",
     }
 
 
 def test_which_rules_never_refuse() -> None:
-    assert {rule.name for rule in RULES if rule.warns} == {"kafka_zones", "redis_zones", "object_store_zones"}
+    assert {rule.name for rule in RULES if rule.warns} == {
+        *("kafka_zones", "redis_zones", "object_store_zones", "qdrant_zones")
+    }
 
 
 def test_replacing_a_dead_member_is_only_warned_of() -> None:
@@ -446,6 +450,65 @@ def test_numbers_of_redis_are_those_that_its_role_makes(count: int) -> None:
         for name in ("redis_sentinel_quorum", "redis_min_replicas_to_write")
     ]
     assert [refusal_redis._quorum(situation, "h0"), refusal_redis._minimum(situation, "h0")] == made
+
+
+def of_qdrant(situation: Situation) -> list[str]:
+    return [one.message for one in refusals(situation) if one.rule.startswith("qdrant_")]
+
+
+def test_a_site_without_qdrant_is_not_asked_about_it() -> None:
+    stated = {"qdrant_replication_factor": 9, "qdrant_checksum": "", "qdrant_snapshot_bucket": "x"}
+    assert of_qdrant(situation_of({"inventory": {"all": {"vars": stated}}, "groups": {"qdrant": [], "etcd": []}})) == []
+
+
+def test_one_qdrant_alone_is_a_site_that_promises_nothing() -> None:
+    assert of_qdrant(situation_of({"groups": {"qdrant": ["vector1"]}})) == []
+
+
+@pytest.mark.parametrize("told", ["{{ lookup('nothing') }}", Unreadable()])
+def test_what_qdrant_goes_by_is_not_guessed_where_it_cannot_be_read(told: object) -> None:
+    own = ("host_zone", "qdrant_memory_max_mb", "qdrant_snapshot_bucket", "qdrant_snapshot_keep")
+    unread = dict.fromkeys((*(name for name in refusal_qdrant.SHARED if "key" not in name), *own), told)
+    situation = situation_of({})
+    hosts = {host: {**values, **unread} for host, values in situation.variables.items()}
+    assert of_qdrant(replace(situation, variables=hosts)) == []
+
+
+@pytest.mark.parametrize("name", [*refusal_qdrant.KEYS, "qdrant_snapshot_secret_key"])
+@pytest.mark.parametrize("secret", [Unreadable(), "a" * 40, "kR7v"])
+def test_a_key_of_qdrant_is_never_repeated(name: str, secret: object) -> None:
+    stated = {"qdrant_snapshot_bucket": "backups", "qdrant_snapshot_access_key": "qdrant-writer"}
+    sound = {"qdrant_snapshot_secret_key": "Hs4Lc9Yt2Kb7Wm5Xr8Nd3Vf6"}
+    said = of_qdrant(situation_of({"inventory": {"all": {"vars": {**stated, **sound, name: secret}}}}))
+    assert len(said) == 1
+    assert name in said[0]
+    assert str(secret) not in said[0]
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_factors_of_qdrant_are_those_that_its_role_makes(count: int) -> None:
+    hosts = [f"h{number}" for number in range(count)]
+    situation = replace(situation_of({}), groups={"qdrant": hosts}, variables={host: {} for host in hosts})
+    defaults = yaml.safe_load((ROOT / "roles/qdrant/defaults/main.yml").read_text())
+    for name in (refusal_qdrant.REPLICAS, refusal_qdrant.WRITES):
+        made = NativeEnvironment().from_string(str(defaults[name])).render({"groups": situation.groups})
+        assert refusal_qdrant._factor(situation, "h0", name) == made
+
+
+def test_what_the_role_of_qdrant_decides_is_what_its_rules_keep() -> None:
+    own = yaml.safe_load((ROOT / "roles/qdrant/vars/main.yml").read_text())
+
+    def paths(told: Mapping[str, Any], above: str = "") -> set[str]:
+        found: set[str] = set()
+        for key, one in told.items():
+            found |= paths(one, f"{above}{key}.") if isinstance(one, Mapping) else {f"{above}{key}"}
+        return found
+
+    decided = paths(own["__qdrant_fixed"])
+    assert [
+        path for path in decided if not any(f"{path}.".startswith(f"{kept}.") for kept in refusal_qdrant.KEPT)
+    ] == []
+    assert not any(refusal_qdrant._has(own["__qdrant_preset"], path) for path in refusal_qdrant.KEPT)
 
 
 def of_object_store(situation: Situation) -> list[str]:
