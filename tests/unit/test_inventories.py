@@ -27,6 +27,11 @@ def inventory(environment: str) -> Lab:
     return Lab(inventory=ROOT / "inventories" / environment)
 
 
+def vectors(environment: str) -> tuple[str, ...]:
+    """The group of Qdrant, whose program no registry has, so that no lab can run it."""
+    return () if environment == "lab" else ("qdrant",)
+
+
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_contracts_fit_the_inventory(environment: str) -> None:
     hostvars = inventory(environment).hostvars
@@ -37,6 +42,7 @@ def test_the_contracts_fit_the_inventory(environment: str) -> None:
         assert all(one["directory"] for one in site.certificates(host))
     assert {one["name"] for one in site.endpoints()} == {
         *("primary", "replicas", "direct", "redis", "s3", "api", "gateway"),
+        *vectors(environment),
     }
     assert {host for host in hostvars if site.firewall(host)["pods"]} == set(groups["kubernetes"])
     assert {name for name in groups if name != "all"} - ONLY_IN_THE_LAB == {
@@ -54,6 +60,7 @@ def test_the_contracts_fit_the_inventory(environment: str) -> None:
         "kafka_controller",
         "redis",
         "object_store",
+        *vectors(environment),
     }
     assert hostvars[next(iter(hostvars))]["site_environment"] == environment
 
@@ -61,7 +68,7 @@ def test_the_contracts_fit_the_inventory(environment: str) -> None:
 @pytest.mark.parametrize("environment", ["lab", "test", "staging", "prod"])
 def test_voters_stand_in_three_zones(environment: str) -> None:
     hostvars = inventory(environment).hostvars
-    groups = ("etcd", "postgres", "redis", "kafka", "kafka_controller", "kubernetes_control_plane")
+    groups = ("etcd", "postgres", "redis", *vectors(environment), "kafka", "kafka_controller", "kubernetes_control_plane")
     for group in groups:
         assert sorted(hostvars[host]["host_zone"] for host in inventory(environment).groups[group]) == ["a", "b", "c"]
 
