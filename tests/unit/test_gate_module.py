@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One call of the gate's module at a Kafka or a Redis nobody of which runs, and the lock that engines share."""
+"""One call of the gate's module at a Kafka, a Redis or a Qdrant nobody of which runs, and the lock that engines share."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ansible_collections.groundplane.onprem.plugins.module_utils.cluster_lock import ClusterLock
 from ansible_collections.groundplane.onprem.plugins.module_utils.gate_run import GateError
+from ansible_collections.groundplane.onprem.plugins.module_utils.qdrant_cluster import QdrantError
 from ansible_collections.groundplane.onprem.plugins.modules.gate import Call
 
 from tests.programs.cluster import Authority, free_port
@@ -58,6 +59,14 @@ def test_what_does_not_run_may_be_started(call: Calls, engine: str, who: str) ->
     assert result["reason"] == f"{who} is not running, there is nothing to lose"
     assert call(engine, check_mode=True)[0].run()["changed"]
     assert call(engine, action="none", check_mode=True)[0].run()["changed"] is False
+
+
+def test_a_qdrant_that_does_not_run_may_be_started_and_one_without_a_key_is_not_asked(call: Calls) -> None:
+    made = call("qdrant", action="check", member="127")[0]
+    assert made.run()["reason"] == "Qdrant lab: 127 is not running, there is nothing to lose"
+    assert made.lock()._name == "qdrant/lab"
+    with pytest.raises(QdrantError, match="set qdrant_api_key"):
+        call("qdrant", password=None)
 
 
 @pytest.mark.parametrize("engine", ["kafka", "kafka_controller"])

@@ -39,6 +39,7 @@ class Server(ThreadingHTTPServer):
         self.socket = context.wrap_socket(self.socket, server_side=True)
         self.connections: list[socket.socket] = []
         self.requests: list[str] = []
+        self.keys: list[str | None] = []
 
     def process_request(self, request: object, client_address: object) -> None:
         self.connections.append(request)  # type: ignore[arg-type]
@@ -64,6 +65,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.requests.append(f"{self.command} {self.path} {body.decode()}".strip())
+        self.server.keys.append(self.headers.get("api-key"))
         status, answer = self.answers[self.path]
         self.send_response(status)
         self.send_header("Content-Length", str(len(answer)))
@@ -167,6 +169,16 @@ def test_one_connection_serves_many_requests(files: Path, server: Server) -> Non
     assert (refused.status, refused.text, refused.json()) == (503, "no leader", {})
     assert len(server.connections) == 1
     assert server.requests == ["GET /ok", f"POST /stream {json.dumps({'ID': '1'})}", "GET /refused"]
+
+
+def test_a_key_goes_with_each_request_of_each_client(files: Path, server: Server) -> None:
+    tls = ClientTls(*(str(files / name) for name in ("ours.crt", "client.crt", "client.key")))
+    made = Clients(tls, headers={"api-key": "k"})
+    made[server.url].request("GET", "/ok")
+    made[server.url].request("POST", "/stream", {"ID": "1"}, once=True)
+    made.fresh(server.url, 5).request("GET", "/ok")
+    clients(files)[server.url].request("GET", "/ok")
+    assert server.keys == ["k", "k", "k", None]
 
 
 def test_a_connection_that_the_server_closed_is_opened_again(files: Path, server: Server) -> None:
