@@ -1,6 +1,6 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One call of the gate's module at a Kafka, a Redis or a Qdrant nobody of which runs, and the lock that engines share."""
+"""One call of the gate's module at a Kafka, Redis or Qdrant nobody of which runs, and the lock that engines share."""
 
 from __future__ import annotations
 
