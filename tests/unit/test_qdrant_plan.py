@@ -253,6 +253,13 @@ def test_a_raised_factor_gives_shards_replicas_on_those_that_have_fewest() -> No
     assert summary(changes[1:2]) == ["collection a: replica of shard 0 on v3"]
 
 
+def test_missing_replicas_are_spread_and_no_more_than_are_missing() -> None:
+    peers = {number: f"v{number}" for number in range(1, 6)}
+    state = State(peers, frozenset(peers), {"a": live({number: {1: ACTIVE} for number in range(4)})})
+    changes = plan(state, Wanted((collection(),)))
+    assert [change.target for change in changes if isinstance(change, ReplicaAdded)] == [2, 3, 4, 5]
+
+
 def test_what_has_too_many_replicas_keeps_them() -> None:
     state = cluster(a=live({0: {1: ACTIVE, 2: ACTIVE, 3: ACTIVE}}))
     assert plan(state, Wanted((collection(),))) == []

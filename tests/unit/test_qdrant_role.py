@@ -232,6 +232,11 @@ class TestFormation:
         assert said["vector1"][0].startswith("vector1 is on record as a member in /etc/qdrant/formed, and has no ")
         assert said["vector1"][0].endswith("playbooks/qdrant_remove.yml -e qdrant_remove=vector1")
 
+    def test_where_only_a_mark_is_left_nobody_forms_a_cluster(self) -> None:
+        held = {"vector2": [MARK, JOIN]}
+        assert value("__qdrant_founder", "vector1", held) == ""
+        assert doors(held)["vector1"] == "vector2"
+
     def test_data_that_nobody_knows_are_refused(self) -> None:
         held = {"vector1": [MARK, JOIN, STATE], "vector3": [STATE]}
         assert "is on record as no member" in refused(held)["vector3"][0]
