@@ -61,6 +61,9 @@ KUBERNETES = "kubernetes"
 NODE_PREFIX = {4: 24, 6: 64}
 """The size of the subnet that the cluster gives each node for its pods (kube-controller-manager's defaults)."""
 
+OWN_LOCK = ("etcd", "kubernetes")
+"""Engines whose clusters keep the lock of the gate in themselves."""
+
 KUBELET_SKEW = 3
 """Minors by which a kubelet may be older than an API server (kubernetes.io/releases/version-skew-policy)."""
 
@@ -372,6 +375,18 @@ def voters_even(situation: Situation) -> Iterator[str]:
                 f"{contract.service}: group {contract.group} has {len(voters)} voters ({', '.join(voters)}), "
                 f"an even number, which survives no more failures than {len(voters) - 1}: add a host or take one out."
             )
+
+
+@rule()
+def lock_store(situation: Situation) -> Iterator[str]:
+    """The gate keeps its locks in etcd, and Patroni who leads."""
+    clusters = [contract for contract in situation.present() if contract.quorum]
+    waiting = [contract.service for contract in clusters if contract.quorum.engine not in OWN_LOCK]
+    if waiting and not situation.members("etcd"):
+        yield (
+            f"{', '.join(waiting)}: group etcd has no host, where the gate keeps the lock without which no member is "
+            f"restarted: add hosts to group etcd."
+        )
 
 
 @rule()

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 BROKERS = "kafka"
 CONTROLLERS = "kafka_controller"
-ETCD = "etcd"
 
 VERSION = "kafka_version"
 FACTOR = "kafka_replication_factor"
@@ -68,17 +67,12 @@ def kafka_node_id(situation: Situation) -> Iterator[str]:
 
 @rule()
 def kafka_controllers(situation: Situation) -> Iterator[str]:
-    """Brokers are nothing without controllers, and the gate keeps its lock of both in etcd."""
+    """Brokers are nothing without controllers."""
     brokers, controllers = (situation.hosts(group) for group in (BROKERS, CONTROLLERS))
     if brokers and not controllers:
         yield (
             f"kafka: group {BROKERS} has {count(len(brokers), 'host')}, and group {CONTROLLERS} has none: "
             f"add the controllers, which may be the same hosts."
-        )
-    if (brokers or controllers) and not situation.members(ETCD):
-        yield (
-            f"kafka: group {ETCD} has no host, where the gate keeps the lock without which no broker and no controller "
-            f"is restarted: add hosts to group {ETCD}."
         )
 
 

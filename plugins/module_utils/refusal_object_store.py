@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 GROUP = "object_store"
-ETCD = "etcd"
 
 POOL = "object_store_pool"
 DRIVES = "object_store_drives"
@@ -120,16 +119,6 @@ class Pool:
         order = [host for _ in range(max(map(len, self.drives.values()))) for host in self.drives]
         size = set_size(self.total)
         return [order[start : start + size] for start in range(0, len(order), size)] if size else []
-
-
-@rule()
-def object_store_etcd(situation: Situation) -> Iterator[str]:
-    """The gate keeps its lock in etcd."""
-    if _hosts(situation) and not situation.members(ETCD):
-        yield (
-            f"object_store: group {ETCD} has no host, where the gate keeps the lock without which no server is "
-            f"restarted: add hosts to group {ETCD}."
-        )
 
 
 @rule()

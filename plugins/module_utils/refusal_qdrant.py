@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GROUP = "qdrant"
-ETCD = "etcd"
 
 REPLICAS = "qdrant_replication_factor"
 WRITES = "qdrant_write_consistency_factor"
@@ -59,16 +58,6 @@ KEPT = (
     "storage.collection.replication_factor", "storage.collection.write_consistency_factor", "telemetry_disabled", "tls",
 )  # fmt: skip
 """Settings on which the role decides, as paths."""
-
-
-@rule()
-def qdrant_etcd(situation: Situation) -> Iterator[str]:
-    """The gate keeps its lock in etcd."""
-    if situation.hosts(GROUP) and not situation.members(ETCD):
-        yield (
-            f"qdrant: group {ETCD} has no host, where the gate keeps the lock without which no member is restarted: "
-            f"add hosts to group {ETCD}."
-        )
 
 
 @rule()

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 GROUP = "redis"
-ETCD = "etcd"
 
 QUORUM = "redis_sentinel_quorum"
 MINIMUM = "redis_min_replicas_to_write"
@@ -53,16 +52,6 @@ ADMINISTERS = frozenset(
      "sentinel", "shutdown", "slaveof", "swapdb", "sync")
 )  # fmt: skip
 """Commands that change the server, copy it or empty it: nobody has them by name."""
-
-
-@rule()
-def redis_etcd(situation: Situation) -> Iterator[str]:
-    """The gate keeps its lock in etcd."""
-    if situation.hosts(GROUP) and not situation.members(ETCD):
-        yield (
-            f"redis: group {ETCD} has no host, where the gate keeps the lock without which no server and no Sentinel "
-            f"is restarted: add hosts to group {ETCD}."
-        )
 
 
 @rule()
