@@ -15,10 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from tests.lab import ROOT
-
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
@@ -51,8 +47,7 @@ class Kafka:
     @cached_property
     def libraries(self) -> str:
         """The directory of Kafka's jars on each host."""
-        defaults = yaml.safe_load((ROOT / "roles/kafka/defaults/main.yml").read_text())
-        return f"/opt/kafka/{self.lab.hostvars[self.brokers[0]].get('kafka_version', defaults['kafka_version'])}/libs"
+        return f"/opt/kafka/{self.lab.value(self.brokers[0], 'kafka', 'kafka_version')}/libs"
 
     def servers(self, first: str = "", port: int = 9092) -> list[str]:
         """`host:port` of all brokers, the one of a host before the others."""

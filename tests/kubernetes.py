@@ -83,26 +83,17 @@ class Cluster:
     @property
     def gateway(self) -> tuple[str, int, str]:
         """Where applications are published: the public address, its port, and the name that is vouched for there."""
-        return self.vip("public"), 443, f"gateway.kubernetes_platform.{self.domain}"
+        return self.lab.vip("public"), 443, f"gateway.kubernetes_platform.{self.domain}"
 
     @property
     def api(self) -> tuple[str, int, str]:
         """The API's virtual address, its port, and the name that the site's authority vouches for there."""
-        return self.vip("private"), 6443, f"api.kubernetes_control_plane.{self.domain}"
+        return self.lab.vip("private"), 6443, f"api.kubernetes_control_plane.{self.domain}"
 
     @cached_property
     def registry(self) -> str:
         """The one place that images come from."""
         return f"{self.lab.groups['mirror'][0]}.{self.domain}"
-
-    def address(self, host: str) -> str:
-        """The address by which its peers reach a host."""
-        facts = self.lab.hostvars[host]
-        return str(facts["host_addresses"][facts["host_primary_network"]])
-
-    def vip(self, network: str) -> str:
-        """The virtual address on a network."""
-        return str(self.lab.hostvars[self.control_plane[0]]["site_vips"][network]["address"])
 
     # -------------------------------------------------------------------------------------------------------- objects
 

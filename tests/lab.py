@@ -117,6 +117,24 @@ class Lab:
         done = self.local("ansible", "-i", str(self.inventory), pattern, "--list-hosts")
         return sorted(done.stdout.split()[2:])  # after "hosts (N):"
 
+    def address(self, host: str) -> str:
+        """Where its peers reach a host."""
+        facts = self.hostvars[host]
+        return str(facts["host_addresses"][facts["host_primary_network"]])
+
+    def vip(self, network: str = "private") -> str:
+        """The virtual address on a network."""
+        return str(next(iter(self.hostvars.values()))["site_vips"][network]["address"])
+
+    def value(self, host: str, role: str, name: str) -> Any:
+        """A variable of a role as a host has it; its default where the inventory has none."""
+        defaults = yaml.safe_load((ROOT / "roles" / role / "defaults" / "main.yml").read_text())
+        return self.hostvars[host].get(name, defaults.get(name))
+
+    def secret(self, name: str) -> str:
+        """A secret that the lab has drawn."""
+        return (self.directory / "secrets" / name).read_text().split()[0]
+
     @cached_property
     def _listing(self) -> dict[str, Any]:
         done = self.local("ansible-inventory", "-i", str(self.inventory), "--list")

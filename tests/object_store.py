@@ -13,10 +13,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from tests.lab import ROOT
-
 if TYPE_CHECKING:
     from tests.lab import Lab
 
@@ -58,18 +54,16 @@ class ObjectStore:
     @property
     def user(self) -> str:
         """Who may do everything."""
-        defaults = yaml.safe_load((ROOT / "roles/object_store/defaults/main.yml").read_text())
-        return str(self.lab.hostvars[self.hosts[0]].get("object_store_root_user", defaults["object_store_root_user"]))
+        return str(self.lab.value(self.hosts[0], "object_store", "object_store_root_user"))
 
     @property
     def password(self) -> str:
         """That user's secret."""
-        return (self.lab.directory / "secrets" / "object_store_root").read_text().split()[0]
+        return self.lab.secret("object_store_root")
 
     def drives(self, host: str) -> list[str]:
         """The directories of its drives."""
-        defaults = yaml.safe_load((ROOT / "roles/object_store/defaults/main.yml").read_text())
-        return list(self.lab.hostvars[host].get("object_store_drives", defaults["object_store_drives"]))
+        return list(self.lab.value(host, "object_store", "object_store_drives"))
 
     def resources(self, **declared: Any) -> dict[str, Any]:
         """Declare buckets, policies or users, and give what the module answered."""

@@ -36,16 +36,9 @@ class Redis:
         """Its members."""
         return self.lab.groups["redis"]
 
-    def address(self, host: str) -> str:
-        """Where the members reach it."""
-        facts = self.lab.hostvars[host]
-        return str(facts["host_addresses"][facts["host_primary_network"]])
-
     def password(self, user: str) -> str:
         """Of a user that the lab has drawn one for; whatever one says for `probe`."""
-        if user == "probe":
-            return user
-        return (self.lab.directory / "secrets" / f"redis_{user}").read_text().split()[0]
+        return user if user == "probe" else self.lab.secret(f"redis_{user}")
 
     def tool(
         self, host: str, user: str, *words: str, port: int = SERVER, certificate: str = TLS
@@ -55,7 +48,7 @@ class Redis:
             [
                 *("redis-cli", "--no-auth-warning", "--user", user, "--tls", "--cacert", CA),
                 *("--cert", f"{certificate}.crt", "--key", f"{certificate}.key"),
-                *("-h", self.address(host), "-p", str(port), *words),
+                *("-h", self.lab.address(host), "-p", str(port), *words),
             ]
         )
         # By standard input and the environment: an argument would be there for all of the host to see.

@@ -61,16 +61,9 @@ def leader(lab: Lab) -> str:
     return found
 
 
-def data_address(lab: Lab, host: str) -> str:
-    """The address by which its peers reach a host."""
-    facts = lab.hostvars[host]
-    found: str = facts["host_addresses"][facts["host_primary_network"]]
-    return found
-
-
 def etcdctl(lab: Lab, host: str, arguments: str, hosts: Sequence[str] | None = None) -> str:
     """What etcdctl on a host answers when it asks some members; nothing when it fails."""
-    asked = ",".join(f"https://{data_address(lab, member)}:2379" for member in hosts or lab.groups["etcd"])
+    asked = ",".join(f"https://{lab.address(member)}:2379" for member in hosts or lab.groups["etcd"])
     command = f"{ETCDCTL} ETCDCTL_ENDPOINTS={asked} timeout 10 etcdctl {arguments}"
     done = lab.run(host, command, check=False)
     return done.stdout if done.returncode == 0 else ""

@@ -51,7 +51,7 @@ def drill_account(lab: Lab) -> Iterator[Account]:
         CREATE TABLE {name}.writes (run text NOT NULL, id bigint NOT NULL, PRIMARY KEY (run, id));
         """,
     )
-    address = facts["site_vips"]["private"]["address"]
+    address = lab.vip()
     yield Account(
         client=CLIENT,
         address=address,

@@ -201,12 +201,7 @@ class StoreClient(HostClient):
         """
         self.prefix = prefix or f"{uuid.uuid4().hex}/"
         self._store, self._host = store, host
-        facts = store.lab.hostvars[server or host]
-        self._address = (
-            facts["host_addresses"][facts["host_primary_network"]]
-            if server
-            else facts["site_vips"]["private"]["address"]
-        )
+        self._address = store.lab.address(server) if server else store.lab.vip()
         self._probe = self._made("s3_get", str(there)) if there else self._made("s3_put")
 
     def _made(self, action: str, *further: str, interval: float = 0.05) -> HostProbe:

@@ -77,12 +77,11 @@ class RedisWriter(HostClient):
 
     def __init__(self, redis: Redis, host: str) -> None:
         """Prepare a run of its own."""
-        facts = redis.lab.hostvars[host]
         self.prefix = f"drill:{uuid.uuid4().hex}:"
         self._redis = redis
-        address, name = facts["site_vips"]["private"]["address"], f"redis.redis.{facts['site_domain']}"
+        name = f"redis.redis.{redis.lab.hostvars[host]['site_domain']}"
         self._probe = HostProbe(
-            redis.lab, host, "redis_set", address, name, self.prefix, interval=0.05, prefix=["sudo", "-n"],
+            redis.lab, host, "redis_set", redis.lab.vip(), name, self.prefix, interval=0.05, prefix=["sudo", "-n"],
             program=Path(__file__), secret=f"{redis.password('app')}\n",
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.cluster import data_address, etcd_leader, etcdctl, wait_until_sound
+from tests.faults.cluster import etcd_leader, etcdctl, wait_until_sound
 from tests.faults.drill import RUNS, wait_for
 from tests.faults.etcd_writer import EtcdWriter
 from tests.faults.outcomes import WitnessedDrill
@@ -44,7 +44,7 @@ def test_a_killed_leader_of_the_store_is_not_noticed_by_the_database(
         wait_until_sound(lab)
         leader: str = wait_for(lambda: etcd_leader(lab), 60, "a leader of the store that all follow")
         hosts = sorted(lab.groups["etcd"], key=lambda host: (host != leader, host))
-        keys = EtcdWriter(lab, hosts[1], [data_address(lab, host) for host in hosts])
+        keys = EtcdWriter(lab, hosts[1], [lab.address(host) for host in hosts])
         with Witnesses(lab) as witnesses, postgres_writer, keys:
             primary = witnesses.leader()
             lab.run(leader, "kill -9 $(systemctl show --value --property MainPID etcd)")

@@ -46,13 +46,8 @@ def ask(lab: Lab, host: str, certificate: str, url: str, body: dict[str, str] | 
     return answer
 
 
-def address(lab: Lab, host: str) -> str:
-    variables = lab.hostvars[host]
-    return str(variables["host_addresses"][variables["host_primary_network"]])
-
-
 def etcd(lab: Lab, host: str, path: str, body: dict[str, str]) -> dict[str, Any]:
-    return ask(lab, host, "/etc/etcd/tls/etcd", f"https://{address(lab, host)}:2379{path}", body)
+    return ask(lab, host, "/etc/etcd/tls/etcd", f"https://{lab.address(host)}:2379{path}", body)
 
 
 def leader_of_etcd(lab: Lab) -> str:
@@ -85,7 +80,7 @@ def eventually(condition: Callable[[], object], seconds: float, what: str) -> No
 def writer(lab: Lab) -> Iterator[Callable[[], dict[str, float]]]:
     """A writer of etcd on a member's host; the call ends it and gives its account."""
     host = lab.groups["etcd"][0]
-    urls = " ".join(f"https://{address(lab, member)}:2379" for member in lab.groups["etcd"])
+    urls = " ".join(f"https://{lab.address(member)}:2379" for member in lab.groups["etcd"])
     end = f"/run/groundplane-test-writer-{os.getpid()}"
     accounts: list[dict[str, float]] = []
 
@@ -132,7 +127,7 @@ def test_a_switchover_says_who_and_how_long(lab: Lab) -> None:
     told = re.search(r"(\w+) hands over to (\w+); nobody was primary for ([0-9.]+)", " ".join(play.output.split()))
     assert told is not None, play.output
     assert "hands over to" in check.output
-    leads = ask(lab, told[1], "/etc/postgresql/tls/postgres", f"https://{address(lab, told[1])}:8008/cluster")
+    leads = ask(lab, told[1], "/etc/postgresql/tls/postgres", f"https://{lab.address(told[1])}:8008/cluster")
     assert [item["name"] for item in leads["members"] if item["role"] == "leader"] == [told[2]]
     results.record("gate_switchover", {"seconds": float(told[3]), "allowed": 3.0})
     assert float(told[3]) <= 3.0
@@ -188,7 +183,7 @@ def test_while_a_member_is_down_nobody_else_leaves(lab: Lab) -> None:
             done, answer = gate(lab, host, engine="etcd", unit="etcd.service", force=True, lead="yield", patience=2)
             assert not done, answer
             assert f"etcd cluster lab cannot lose {host} now: 1 of 2 needed voters would be left" in answer["msg"]
-            assert f"{down} is down (https://{address(lab, down)}:2379: connection refused)" in answer["msg"]
+            assert f"{down} is down (https://{lab.address(down)}:2379: connection refused)" in answer["msg"]
             assert started(lab, host, "etcd.service") == before
         # The one that is down may be started: a repair is not in the way of itself.
         done, answer = gate(lab, down, engine="etcd", unit="etcd.service", force=True, patience=2)

@@ -20,7 +20,7 @@ RATE = 200
 
 
 def test_reloads_lose_nothing(lab: Lab) -> None:
-    address = lab.hostvars["lb1"]["site_vips"]["private"]["address"]
+    address = lab.vip()
     balancers = lab.groups["load_balancer"]
     holder = wait_for(lambda: holders(lab, balancers, address), 30, "a holder")[0]
     connections, sessions, failed, ended, rates = 0, 0, [], [], []

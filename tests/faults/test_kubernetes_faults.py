@@ -69,7 +69,7 @@ class Watched:
     def busiest(self, cluster: Cluster) -> str:
         """The host whose API server has most of their sessions."""
         servers = [client.server for client in self.clients]
-        return max(cluster.control_plane, key=lambda host: servers.count(cluster.address(host)))
+        return max(cluster.control_plane, key=lambda host: servers.count(cluster.lab.address(host)))
 
     @property
     def gap(self) -> float:

@@ -264,7 +264,7 @@ def certificates(cluster: Cluster) -> dict[str, str]:
     serial = "openssl x509 -noout -serial"
     found: dict[str, str] = {}
     for host in cluster.control_plane:
-        greeting = f"openssl s_client -connect {cluster.address(host)}:6443 </dev/null 2>&1"
+        greeting = f"openssl s_client -connect {cluster.lab.address(host)}:6443 </dev/null 2>&1"
         shown = cluster.lab.out(
             host,
             f"for file in {files}; do echo $file $({serial} -in $file); done; echo served $({greeting} | {serial})",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.cluster import data_address, etcd_leader, wait_until_sound
+from tests.faults.cluster import etcd_leader, wait_until_sound
 from tests.faults.drill import RUNS, frozen, wait_for
 from tests.faults.outcomes import WitnessedDrill
 from tests.faults.postgres_writer import Witnesses
@@ -154,7 +154,7 @@ def test_a_primary_cut_off_from_its_peers_acknowledges_nothing(lab: Lab, postgre
         with Witnesses(lab) as witnesses, postgres_writer:
             primary = witnesses.leader()
             peers = others(lab, primary)
-            part = PART.format(peers=", ".join(data_address(lab, host) for host in peers))
+            part = PART.format(peers=", ".join(lab.address(host) for host in peers))
             lab.run(primary, f"set -e; {part}")
             try:
                 heir = witnesses.leader(besides=primary)

@@ -142,7 +142,7 @@ def test_a_master_that_is_cut_off_from_the_others_soon_takes_no_more(lab: Lab, r
     drill = RedisDrill("redis_master_cut_off")
     for _ in runs:
         master = redis.master()
-        peers = ", ".join(redis.address(host) for host in redis.others(master))
+        peers = ", ".join(lab.address(host) for host in redis.others(master))
         with RedisWriter(redis, CLIENT) as writer:
             writer.watch(1)
             start = time.time()

@@ -22,7 +22,7 @@ PORT = "5432"
 @pytest.fixture
 def address(lab: Lab) -> str:
     """The address in front of the database, once it answers and exactly one host holds it."""
-    address = lab.hostvars["lb1"]["site_vips"]["private"]["address"]
+    address = lab.vip()
     wait_for(lambda: len(holders(lab, lab.groups["load_balancer"], address)) == 1, 30, "one holder")
     with client(lab, address) as probe:
         wait_for(lambda: probe.record.acknowledged, 60, f"{address}:{PORT} answers")

@@ -21,8 +21,7 @@ OTHER = "/etc/groundplane/pki/host"
 
 def members(lab: Lab) -> dict[str, str]:
     """Name of each member to its address."""
-    hosts = {name: lab.hostvars[name] for name in lab.groups["etcd"]}
-    return {name: facts["host_addresses"][facts["host_primary_network"]] for name, facts in hosts.items()}
+    return {name: lab.address(name) for name in lab.groups["etcd"]}
 
 
 def etcdctl(lab: Lab, host: str, arguments: str) -> Any:

@@ -38,10 +38,8 @@ def test_every_host_knows_every_name(lab: Lab, host: str) -> None:
     domain = lab.hostvars[host]["site_domain"]
     wanted: dict[str, str] = {}
     for peer in [*HOSTS, *NODES]:
-        variables = lab.hostvars[peer]
-        address = variables["host_addresses"][variables["host_primary_network"]]
-        wanted |= {peer: address, f"{peer}.{domain}": address}
-    wanted[f"primary.postgres.{domain}"] = lab.hostvars[host]["site_vips"]["private"]["address"]
+        wanted |= dict.fromkeys([peer, f"{peer}.{domain}"], lab.address(peer))
+    wanted[f"primary.postgres.{domain}"] = lab.vip()
     # A host knows itself by its address too: certificates are for that, not for a loopback.
     found = lab.out(host, f"for name in {' '.join(wanted)}; do getent ahostsv4 $name | head -1; done").splitlines()
     assert dict(zip(wanted, (line.split()[0] for line in found), strict=True)) == wanted

@@ -92,7 +92,7 @@ def test_another_service_of_the_site_is_nobody_here(kafka: Kafka) -> None:
 
 
 def test_a_user_logs_in_by_password_and_sees_what_is_its_own(lab: Lab, kafka: Kafka) -> None:
-    password = (lab.directory / "secrets" / "kafka_app").read_text().split()[0]
+    password = lab.secret("kafka_app")
     with kafka.topic() as other:
         good = login(kafka, password, "--list")
         assert good.returncode == 0, good.stdout + good.stderr

@@ -67,7 +67,7 @@ def test_all_nodes_are_ready_and_stand_where_the_inventory_says(cluster: Cluster
         own = {("node-role.kubernetes.io/control-plane", "NoSchedule")} if host in cluster.control_plane else set()
         assert taints == own, host
         assert node["status"]["nodeInfo"]["kubeletVersion"] == f"v{facts['kubernetes_version']}"
-        assert {"type": "InternalIP", "address": cluster.address(host)} in node["status"]["addresses"]
+        assert {"type": "InternalIP", "address": cluster.lab.address(host)} in node["status"]["addresses"]
         assert ipaddress.IPv4Network(node["spec"]["podCIDR"]).subnet_of(pods)
         ready.append(moment(conditions["Ready"]["lastTransitionTime"]))
     began = moment(cluster.get("namespace", "kube-system")["metadata"]["creationTimestamp"])
@@ -77,11 +77,11 @@ def test_all_nodes_are_ready_and_stand_where_the_inventory_says(cluster: Cluster
 def test_the_api_is_known_by_the_virtual_address(cluster: Cluster) -> None:
     """Only who runs on a host of the control plane goes by the API server beside it."""
     for host in cluster.nodes:
-        address = cluster.address(host) if host in cluster.control_plane else cluster.vip("private")
+        address = cluster.lab.address(host) if host in cluster.control_plane else cluster.lab.vip("private")
         known = cluster.lab.out(host, "grep -h ' server: ' /etc/kubernetes/kubelet.conf").strip()
         assert known == f"server: https://{address}:6443", host
     settings = cluster.get("configmap", "kubeadm-config", "-n", "kube-system")["data"]["ClusterConfiguration"]
-    assert f"controlPlaneEndpoint: {cluster.vip('private')}:6443" in settings
+    assert f"controlPlaneEndpoint: {cluster.lab.vip('private')}:6443" in settings
 
 
 def test_everything_that_runs_came_from_the_sites_registry(cluster: Cluster) -> None:
@@ -402,8 +402,8 @@ def test_a_pod_of_the_platform_gets_nowhere_that_nobody_allowed(
         itself = ("127.0.0.1", PORT)
         elsewhere = [
             (pods["server"], PORT),
-            (cluster.address(cluster.workers[0]), 10250),
-            (cluster.vip("private"), 6443),
+            (cluster.lab.address(cluster.workers[0]), 10250),
+            (cluster.lab.vip("private"), 6443),
             ("10.96.0.1", 443),
         ]
         assert connections(cluster, "data", name, itself, *elsewhere) == {itself}, "the control: it listens"
@@ -416,7 +416,7 @@ def test_no_pod_reaches_the_store_or_what_is_the_control_planes_own(
     cluster: Cluster, space: str, pods: dict[str, str]
 ) -> None:
     assert pods
-    hosts = [cluster.address(host) for host in cluster.control_plane]
+    hosts = [cluster.lab.address(host) for host in cluster.control_plane]
     api = (hosts[0], 6443)
     own = [(host, port) for host in hosts for port in (2379, 2380, 10255, 10257, 10259)]
     assert connections(cluster, space, "across", api, *own) == {api}, "the control: the API"
@@ -428,10 +428,10 @@ def test_a_kubelet_answers_nobody_who_may_not_ask(cluster: Cluster, space: str, 
     host = cluster.workers[0]
     name = f"{host}.{cluster.domain}"
     asker = cluster.control_plane[0]
-    assert cluster.ask(asker, cluster.address(host), 10250, name, path)[0] == 401
+    assert cluster.ask(asker, cluster.lab.address(host), 10250, name, path)[0] == 401
     token = cluster.kubectl("create", "token", "default", "-n", space).stdout.strip()
     headers = {"Authorization": f"Bearer {token}"}
-    assert cluster.ask(asker, cluster.address(host), 10250, name, path, headers=headers)[0] == 403
+    assert cluster.ask(asker, cluster.lab.address(host), 10250, name, path, headers=headers)[0] == 403
 
 
 # -------------------------------------------------------------------------------------------------------------- volumes

@@ -363,7 +363,7 @@ def anonymous_health_only(facts: Facts) -> list[str]:
         for host in facts.cluster.control_plane:
             asker = facts.cluster.control_plane[0]
             name = f"{host}.{facts.cluster.domain}"
-            status, said = facts.cluster.ask(asker, facts.cluster.address(host), 6443, name, path)
+            status, said = facts.cluster.ask(asker, facts.cluster.lab.address(host), 6443, name, path)
             wrong += [] if status == wanted else [f"{host}: {path} answers {status} {said}"]
     return wrong
 

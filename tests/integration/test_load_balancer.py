@@ -136,8 +136,7 @@ def test_a_member_under_another_name_is_not_trusted(lab: Lab) -> None:
 
 
 def metrics(lab: Lab, host: str, setup: str = OWN) -> Any:
-    address = lab.hostvars[host]["host_addresses"][lab.hostvars[host]["host_primary_network"]]
-    return lab.run(host, METRICS.format(address=address, host=host, setup=setup), check=False)
+    return lab.run(host, METRICS.format(address=lab.address(host), host=host, setup=setup), check=False)
 
 
 @pytest.mark.parametrize("host", BALANCERS)

@@ -40,7 +40,7 @@ def test_nobody_is_let_in_without_tls_and_a_signature(lab: Lab, store: ObjectSto
 
 
 def test_the_virtual_address_leads_to_a_server_under_its_own_name(lab: Lab, store: ObjectStore) -> None:
-    vip = lab.hostvars[CLIENT]["site_vips"]["private"]["address"]
+    vip = lab.vip()
     assert store.ask(CLIENT, f"s3.{store.domain}", "/minio/health/cluster", address=vip) == "200"
 
 

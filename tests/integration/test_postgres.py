@@ -20,12 +20,6 @@ TLS = "/etc/postgresql/tls"
 APP = "groundplane_test"
 
 
-def address(lab: Lab, host: str) -> str:
-    facts = lab.hostvars[host]
-    found: str = facts["host_addresses"][facts["host_primary_network"]]
-    return found
-
-
 def cluster(lab: Lab) -> list[dict[str, Any]]:
     """The members as Patroni tells."""
     host = lab.groups["postgres"][0]
@@ -45,11 +39,6 @@ def sql(lab: Lab, host: str, text: str, database: str = "postgres") -> str:
     return lab.run(host, command, stdin=text).stdout.strip()
 
 
-def secret(lab: Lab, name: str) -> str:
-    """A secret of the lab's own directory."""
-    return (lab.directory / "secrets" / name).read_text().split()[0]
-
-
 def connect(
     lab: Lab,
     host: str,
@@ -66,7 +55,7 @@ def connect(
 ) -> tuple[str, str]:
     """Try to connect over TCP to a member, from itself or from another; what came out, and the complaint."""
     parts = [
-        f"host={address(lab, host)} port={port} user={user} dbname={database} sslmode={mode} sslrootcert={CA}",
+        f"host={lab.address(host)} port={port} user={user} dbname={database} sslmode={mode} sslrootcert={CA}",
         f"sslcert={TLS}/{certificate}.crt sslkey={TLS}/{certificate}.key"
         if certificate
         else "sslcert=/none sslkey=/none",
@@ -122,11 +111,11 @@ def test_the_collation_never_changes_with_the_system(lab: Lab) -> None:
 
 
 def test_the_rules_of_access_are_these_and_no_others(lab: Lab) -> None:
-    peers = sorted(address(lab, host) for host in lab.groups["postgres"])
+    peers = sorted(lab.address(host) for host in lab.groups["postgres"])
     balancers = {item for host in lab.groups["load_balancer"] for item in lab.hostvars[host]["host_addresses"].values()}
     verify = "clientcert=verify-full"
     for host in lab.groups["postgres"]:
-        own = address(lab, host)
+        own = lab.address(host)
         found = sql(
             lab,
             host,
@@ -200,7 +189,7 @@ def test_the_platform_s_roles_need_password_and_a_certificate_that_names_them(
     primary = leader(lab)
     other = next(host for host in lab.groups["postgres"] if host != primary)
     query = "IDENTIFY_SYSTEM" if extra else "select current_user"
-    good = {"user": role, "password": secret(lab, word), "database": database, "extra": extra, "query": query}
+    good = {"user": role, "password": lab.secret(word), "database": database, "extra": extra, "query": query}
     out, said = connect(lab, primary, source=other, certificate=role, **good)
     assert out, said
     # The right password with a certificate of another name: the client is told no more than of a wrong password.
@@ -215,7 +204,7 @@ def test_the_platform_s_roles_need_password_and_a_certificate_that_names_them(
 
 def test_the_superuser_needs_a_certificate_that_no_host_has(lab: Lab) -> None:
     primary = leader(lab)
-    good = {"user": "postgres", "password": secret(lab, "postgres_superuser"), "database": "postgres"}
+    good = {"user": "postgres", "password": lab.secret("postgres_superuser"), "database": "postgres"}
     for certificate in ("postgres", "replicator", "rewind"):
         assert "authentication failed" in connect(lab, primary, certificate=certificate, **good)[1]
 
@@ -240,7 +229,7 @@ def test_patroni_changes_nothing_for_other_hosts(lab: Lab) -> None:
     balancer = lab.groups["load_balancer"][0]
     service = next(item for item in lab.certificates("load_balancer") if "client" in item["usages"])
     base = f"{service['directory']}/{service['name']}"
-    files = {"crt": f"{base}.crt", "key": f"{base}.key", "address": address(lab, host)}
+    files = {"crt": f"{base}.crt", "key": f"{base}.key", "address": lab.address(host)}
     assert lab.out(balancer, ask.format(method="GET", path="/patroni", **files)) == "200"
     assert lab.out(balancer, ask.format(method="PATCH", path="/config", **files)) == "403"
 

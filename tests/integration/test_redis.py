@@ -38,13 +38,12 @@ def test_one_is_the_master_and_all_sentinels_name_it(redis: Redis) -> None:
     redis.wait_until_sound()
     assert sorted(redis.role(host) for host in redis.hosts) == ["master", *["slave"] * (len(redis.hosts) - 1)]
     named = {tuple(redis.ask(host, "probe", "SENTINEL", "MASTERS", port=SENTINEL)[3:4]) for host in redis.hosts}
-    assert named == {(redis.address(redis.master()),)}
+    assert named == {(redis.lab.address(redis.master()),)}
 
 
 def test_the_virtual_address_leads_to_the_master_alone(lab: Lab, redis: Redis) -> None:
-    facts = lab.hostvars[CLIENT]
-    vip = facts["site_vips"]["private"]["address"]
-    name = f"redis.redis.{facts['site_domain']}"
+    vip = lab.vip()
+    name = f"redis.redis.{lab.hostvars[CLIENT]['site_domain']}"
     master = redis.master()
 
     def shown() -> str:
@@ -63,9 +62,9 @@ def test_the_virtual_address_leads_to_the_master_alone(lab: Lab, redis: Redis) -
 def test_nobody_comes_without_a_certificate_a_name_and_a_right(lab: Lab, redis: Redis) -> None:
     host = redis.hosts[0]
     for port in (SERVER, SENTINEL):
-        plain = lab.run(host, f"redis-cli -h {redis.address(host)} -p {port} PING", check=False)
+        plain = lab.run(host, f"redis-cli -h {lab.address(host)} -p {port} PING", check=False)
         assert "PONG" not in plain.stdout
-        bare = lab.run(host, f"redis-cli --tls --cacert {CA} -h {redis.address(host)} -p {port} PING", check=False)
+        bare = lab.run(host, f"redis-cli --tls --cacert {CA} -h {lab.address(host)} -p {port} PING", check=False)
         assert "PONG" not in bare.stdout
         assert "NOAUTH" not in bare.stdout, "the handshake should have failed before any word of Redis"
         stranger = redis.tool(host, "probe", "PING", port=port, certificate=STRANGER)
