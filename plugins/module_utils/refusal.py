@@ -73,6 +73,9 @@ CLOCK_LIMIT = 0.5
 MEMORY_TOLERANCE = 0.93
 """A machine sold as 1024 MB shows less: the kernel keeps some for itself."""
 
+SECRET_KEY_LENGTH = 24
+"""Characters of the secret of who writes to the object store, at least."""
+
 MINIMUM_BITS = 28.0
 """Guessing work that must be left of a secret without the well-known words in it."""
 
@@ -1150,6 +1153,45 @@ def unlike(situation: Situation, group: str, hosts: Sequence[str], names: Iterab
         others = [host for host in hosts if values[host] != values[hosts[0]]]
         if others:
             yield f"{hosts[0]} and {', '.join(others)}: {name} differs between them: set it once for group {group}."
+
+
+def stored(situation: Situation, group: str, stem: str) -> Iterator[str]:
+    """What is missing to put copies into the object store.
+
+    Args:
+        situation: what there is.
+        group: whose hosts do.
+        stem: how the variables begin that say where: `_bucket`, `_servers`, `_access_key`, `_secret_key` and `_keep`.
+    """
+    said: dict[str, list[str]] = defaultdict(list)
+    names = guessable_names(situation)
+    bucket = f"{stem}_bucket"
+    for host in situation.hosts(group):
+        if not situation.value(host, bucket):
+            continue
+        own = situation.variables.get(host, {})
+        if not situation.value(host, f"{stem}_servers") and not situation.members("object_store"):
+            said[f"{bucket} is set, and there is no group object_store: name the store in {stem}_servers."].append(host)
+        if not own.get(f"{stem}_access_key"):
+            said[f"{bucket} is set, and {stem}_access_key is not: name who writes there."].append(host)
+        problem = _secret_key_problem(own.get(f"{stem}_secret_key"), bucket, names)
+        if problem:
+            said[f"{stem}_secret_key {problem}"].append(host)
+        keep = whole_number(situation.value(host, f"{stem}_keep"))
+        if keep is not None and keep < 1:
+            said[f"{stem}_keep is {keep}: keep 1 at least."].append(host)
+    yield from each(situation, said)
+
+
+def _secret_key_problem(secret: Any, bucket: str, names: set[str]) -> str:
+    if isinstance(secret, Unreadable):
+        return "cannot be read: check its template, or where it comes from."
+    if not secret:
+        return f"is missing: set it to the secret key of a user who may write to {bucket}."
+    weakness = weakness_of(str(secret), SECRET_KEY_LENGTH, names)
+    if not weakness:
+        return ""
+    return f"is weak, because {weakness}: replace it by at least {SECRET_KEY_LENGTH} random characters."
 
 
 def whole_number(value: object) -> int | None:

@@ -23,6 +23,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import 
     each,
     guessable_names,
     rule,
+    stored,
     unlike,
     weakness_of,
     whole_number,
@@ -40,7 +41,6 @@ CHECKSUM = "qdrant_checksum"
 VERSION = "qdrant_version"
 MEMORY = "qdrant_memory_max_mb"
 SETTINGS = "qdrant_settings"
-BUCKET = "qdrant_snapshot_bucket"
 KEYS = ("qdrant_read_only_api_key", "qdrant_next_api_key")
 SHARED = (
     VERSION, CHECKSUM, REPLICAS, WRITES, COLLECTIONS, "qdrant_tick_period_ms", "qdrant_settings", *KEYS,
@@ -179,34 +179,7 @@ def qdrant_keys(situation: Situation) -> Iterator[str]:
 @rule()
 def qdrant_snapshots(situation: Situation) -> Iterator[str]:
     """Where snapshots are wanted, there is a store, and somebody who may write there."""
-    said: dict[str, list[str]] = defaultdict(list)
-    names = guessable_names(situation)
-    for host in situation.hosts(GROUP):
-        if not situation.value(host, BUCKET):
-            continue
-        if not situation.value(host, "qdrant_snapshot_servers") and not situation.members("object_store"):
-            said[
-                f"{BUCKET} is set, and there is no group object_store: name the store in qdrant_snapshot_servers."
-            ].append(host)
-        if not situation.variables.get(host, {}).get("qdrant_snapshot_access_key"):
-            said[f"{BUCKET} is set, and qdrant_snapshot_access_key is not: name who writes there."].append(host)
-        problem = _secret_problem(situation.variables.get(host, {}).get("qdrant_snapshot_secret_key"), names)
-        if problem:
-            said[f"qdrant_snapshot_secret_key {problem}"].append(host)
-        keep = whole_number(situation.value(host, "qdrant_snapshot_keep"))
-        if keep is not None and keep < 1:
-            said[f"qdrant_snapshot_keep is {keep}: keep 1 at least."].append(host)
-    yield from each(situation, said)
-
-
-def _secret_problem(secret: Any, names: set[str]) -> str:
-    """What is wrong with the secret key of who writes snapshots; empty when nothing is."""
-    if isinstance(secret, Unreadable):
-        return "cannot be read: check its template, or where it comes from."
-    if not secret:
-        return f"is missing: set it to the secret key of a user who may write to {BUCKET}."
-    weakness = weakness_of(str(secret), SECRET_LENGTH, names)
-    return f"is weak, because {weakness}: replace it by at least {SECRET_LENGTH} random characters." if weakness else ""
+    yield from stored(situation, GROUP, "qdrant_snapshot")
 
 
 @rule()

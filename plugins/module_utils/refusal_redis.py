@@ -21,6 +21,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import 
     each,
     guessable_names,
     rule,
+    stored,
     unlike,
     weakness_of,
     whole_number,
@@ -52,6 +53,12 @@ ADMINISTERS = frozenset(
      "sentinel", "shutdown", "slaveof", "swapdb", "sync")
 )  # fmt: skip
 """Commands that change the server, copy it or empty it: nobody has them by name."""
+
+
+@rule()
+def redis_backup(situation: Situation) -> Iterator[str]:
+    """Where copies are wanted, there is a store, and somebody who may write there."""
+    yield from stored(situation, GROUP, "redis_backup")
 
 
 @rule()

@@ -9,6 +9,7 @@ change nothing at all.
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING
 
@@ -173,3 +174,32 @@ def test_all_members_are_restarted_under_load_and_nothing_is_lost(lab: Lab, redi
         drill.add_within(writer, 0, 0)
     drill.record()
     assert drill.gap <= PLANNED_GAP
+
+
+def test_all_data_come_back_from_a_copy_in_the_object_store(lab: Lab, redis: Redis) -> None:
+    redis.wait_until_sound()
+    with RedisWriter(redis, CLIENT) as before:
+        before.watch(3)
+    there = before.there()
+    taken = redis.others(redis.master())[0]
+    lab.run(taken, "systemctl start redis-backup.service", timeout=120)
+    said = json.loads(lab.out(taken, "journalctl --unit redis-backup --output cat --lines 20 | grep sha256 | tail -1"))
+    assert said["keys"] >= len(there) > 0
+    with RedisWriter(redis, CLIENT) as later:
+        later.watch(2)
+    unsure = lab.play("redis_restore", "-e", "redis_restore_confirm=elsewhere")
+    assert unsure.returncode != 0
+    assert later.there(), "a restore that was refused touched the data"
+    play = lab.play("redis_restore", "-e", "redis_restore_confirm=lab")
+    assert play.returncode == 0, play.output[-4000:]
+    assert said["sha256"] in play.output
+    redis.wait_until_sound()
+    assert before.there() == there
+    assert later.there() == set()
+    for host in redis.hosts:
+        aside = lab.out(host, "ls -d /var/lib/redis/aside-*").split()
+        assert len(aside) == 1
+        lab.run(host, f"rm -r {aside[0]}")
+    again = lab.play("../tests/integration/redis", "--limit", ",".join(redis.hosts))
+    assert again.returncode == 0, again.output[-4000:]
+    assert again.changed == {}, again.changes
