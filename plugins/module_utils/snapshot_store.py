@@ -15,11 +15,12 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import http.client
+import json
 import re
 import ssl
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING or __package__:
@@ -59,17 +60,18 @@ class SnapshotError(Exception):
     """Something was not done; one sentence says what and why."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a host puts its snapshots.
+    """Where a host puts its snapshots; what a program is told besides, it adds.
 
     Attributes:
         servers: of the store, as `https://host:port`; the first that answers is used.
         region: that the store says it is in.
         bucket: where snapshots go.
-        prefix: how their names begin there; the host's own name is in it.
+        prefix: how their names begin there.
         access_key: who puts them there.
         secret_key: that user's secret.
+        keep: how many of a kind stay.
     """
 
     servers: list[str]
@@ -78,6 +80,10 @@ class Place:
     prefix: str
     access_key: str
     secret_key: str = field(repr=False)
+    keep: int
+
+
+Told = TypeVar("Told", bound=Place)
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,24 @@ class Snapshot:
     name: str
     size: int
     sha256: str
+
+
+def settings_of(kind: type[Told], text: str, role: str) -> Told:
+    """What a program is told, of a file with all of its keys as JSON.
+
+    Args:
+        kind: a `Place` with what the program adds.
+        text: of the file.
+        role: that writes it.
+
+    Raises:
+        SnapshotError: it is none, or lacks something.
+    """
+    try:
+        told = json.loads(text)
+        return kind(**{one.name: told[one.name] for one in fields(kind)})
+    except (ValueError, TypeError, KeyError) as error:
+        raise SnapshotError(f"the file of settings is none: {error}: run the role {role}") from error
 
 
 def is_file_name(name: str) -> bool:

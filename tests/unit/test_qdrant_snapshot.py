@@ -35,9 +35,9 @@ def program() -> Any:
 
 def settings(**more: Any) -> dict[str, Any]:
     told = {
-        "member": "vector1", "api": "https://vector1.site.example:6333", "api_key": "k", "ca": "/ca", "snapshots": "/s",
-        "servers": ["https://store1.site.example:9000"], "region": "us-east-1", "bucket": "backups", "prefix": "qdrant",
-        "access_key": "a", "secret_key": "secret", "keep": 7,
+        "api": "https://vector1.site.example:6333", "api_key": "hidden", "ca": "/ca", "snapshots": "/s",
+        "servers": ["https://store1.site.example:9000"], "region": "us-east-1", "bucket": "backups",
+        "prefix": "qdrant/vector1", "access_key": "a", "secret_key": "hidden", "keep": 7,
     }  # fmt: skip
     return {**told, **more}
 
@@ -45,11 +45,12 @@ def settings(**more: Any) -> dict[str, Any]:
 def test_the_settings_are_those_that_the_role_writes(program: Any) -> None:
     written = yaml.safe_load((ROLE / "vars/main.yml").read_text())["__qdrant_snapshot"]
     assert set(written) == set(settings())
-    assert program.parse(json.dumps(settings())).keep == 7
-    assert "secret" not in repr(program.parse(json.dumps(settings())))
+    parsed = snapshot_store.settings_of(program.Settings, json.dumps(settings()), "qdrant")
+    assert parsed.keep == 7
+    assert "hidden" not in repr(parsed)
     for text in ("", "[]", "{}", json.dumps({"member": "x"})):
         with pytest.raises(snapshot_store.SnapshotError, match="run the role qdrant"):
-            program.parse(text)
+            snapshot_store.settings_of(program.Settings, text, "qdrant")
 
 
 def test_a_snapshot_without_a_checksum_is_none(program: Any) -> None:

@@ -61,12 +61,12 @@ def member(program: Any, tmp_path: Path) -> Any:
 def test_the_settings_are_those_that_the_role_writes(program: Any) -> None:
     written = yaml.safe_load((ROLE / "vars/main.yml").read_text())["__redis_backup"]
     assert set(written) == set(settings())
-    parsed = program.parse(json.dumps(settings()))
+    parsed = snapshot_store.settings_of(program.Settings, json.dumps(settings()), "redis")
     assert parsed.keep == 24
     assert "hidden" not in repr(parsed)
     for text in ("", "[]", "{}", json.dumps({"member": "x"})):
         with pytest.raises(program.SnapshotError, match="run the role redis"):
-            program.parse(text)
+            snapshot_store.settings_of(program.Settings, text, "redis")
 
 
 def test_keys_are_counted_by_the_words_of_the_tool(program: Any) -> None:
@@ -97,7 +97,7 @@ def test_what_a_server_has_is_put_aside_and_nothing_is_lost(program: Any, member
 
 
 def test_a_copy_is_placed_where_nothing_is(program: Any, member: Any, tmp_path: Path) -> None:
-    told = program.parse(json.dumps(settings(directory=str(tmp_path))))
+    told = snapshot_store.settings_of(program.Settings, json.dumps(settings(directory=str(tmp_path))), "redis")
     with pytest.raises(program.SnapshotError, match="fetch one first"):
         program.place(told, member)
     told.fetched.write_bytes(b"REDIS0012")

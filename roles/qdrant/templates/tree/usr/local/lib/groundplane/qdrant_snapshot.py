@@ -20,7 +20,7 @@ import http.client
 import json
 import re
 import sys
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -37,6 +37,7 @@ from snapshot_store import (  # it lies beside this file
     context_of,
     is_file_name,
     moment_of,
+    settings_of,
     surplus,
 )
 
@@ -51,60 +52,24 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _OK = range(200, 300)
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(Place):
     """What this host is told.
 
     Attributes:
-        member: its name, under which its snapshots are.
         api: `https://host:port` of its Qdrant.
         api_key: for it.
         ca: file with the authority that vouches for it and for the store.
         snapshots: directory in which Qdrant keeps what is on its way.
-        servers: of the store, as `https://host:port`; the first that answers is used.
-        region: that the store says it is in.
-        bucket: where snapshots go.
-        prefix: how their names begin there.
-        access_key: who puts them there.
-        secret_key: that user's secret.
-        keep: how many of a collection stay.
     """
 
-    member: str
     api: str
     api_key: str = field(repr=False)
     ca: str
     snapshots: str
-    servers: list[str]
-    region: str
-    bucket: str
-    prefix: str
-    access_key: str
-    secret_key: str = field(repr=False)
-    keep: int
-
-    @property
-    def place(self) -> Place:
-        """Where this member's snapshots are."""
-        return Place(
-            self.servers, self.region, self.bucket, f"{self.prefix}/{self.member}", self.access_key, self.secret_key
-        )
 
 
 # ------------------------------------------------------------------------------------------------------- pure parts
-
-
-def parse(text: str) -> Settings:
-    """The settings of a file.
-
-    Raises:
-        SnapshotError: it is none, or lacks something.
-    """
-    try:
-        told = json.loads(text)
-        return Settings(**{one.name: told[one.name] for one in fields(Settings)})
-    except (ValueError, TypeError, KeyError) as error:
-        raise SnapshotError(f"the file of settings is none: {error}: run the role qdrant") from error
 
 
 def described(collection: str, told: Mapping[str, Any]) -> Snapshot:
@@ -229,9 +194,9 @@ def main(arguments: list[str]) -> int:
         return 2
     failed = False
     try:
-        settings = parse(Path(arguments[1]).read_text(encoding="utf-8"))
+        settings = settings_of(Settings, Path(arguments[1]).read_text(encoding="utf-8"), "qdrant")
         context = context_of(settings.ca)
-        qdrant, store = Qdrant(settings, context), Store(settings.place, context)
+        qdrant, store = Qdrant(settings, context), Store(settings, context)
         if arguments[0] == "restore":
             _tell(restore(settings, qdrant, store, (arguments[2], arguments[3])))
             return 0

@@ -21,7 +21,7 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import redis_member  # they lie beside this file
 from redis_wire import RedisError
-from snapshot_store import Place, Snapshot, SnapshotError, Store, chosen, context_of, digest_of, surplus
+from snapshot_store import Place, Snapshot, SnapshotError, Store, chosen, context_of, digest_of, settings_of, surplus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,8 +49,8 @@ MANIFEST = "appendonly.aof.manifest"
 """What a log of commands begins with: a copy, and a file that names it."""
 
 
-@dataclass(frozen=True)
-class Settings:
+@dataclass(frozen=True, kw_only=True)
+class Settings(Place):
     """What this host is told.
 
     Attributes:
@@ -60,13 +60,6 @@ class Settings:
         user: who may have a copy, as replicas do.
         password: that user's.
         directory: for what is on its way.
-        servers: of the store, as `https://host:port`; the first that answers is used.
-        region: that the store says it is in.
-        bucket: where copies go.
-        prefix: how their names begin there.
-        access_key: who puts them there.
-        secret_key: that user's secret.
-        keep: how many of this member stay.
     """
 
     member: str
@@ -75,31 +68,11 @@ class Settings:
     user: str
     password: str = field(repr=False)
     directory: str
-    servers: list[str]
-    region: str
-    bucket: str
-    prefix: str
-    access_key: str
-    secret_key: str = field(repr=False)
-    keep: int
 
     @property
     def fetched(self) -> Path:
         """Where a copy waits to be placed."""
         return Path(self.directory, "fetched.rdb")
-
-
-def parse(text: str) -> Settings:
-    """The settings of a file.
-
-    Raises:
-        SnapshotError: it is none, or lacks something.
-    """
-    try:
-        told = json.loads(text)
-        return Settings(**{one.name: told[one.name] for one in fields(Settings)})
-    except (ValueError, TypeError, KeyError) as error:
-        raise SnapshotError(f"the file of settings is none: {error}: run the role redis") from error
 
 
 def counted(said: str) -> dict[str, int]:
@@ -245,8 +218,7 @@ def store_of(settings: Settings, member: redis_member.Member) -> Store:
     Raises:
         SnapshotError: no server of it answers.
     """
-    place_of = (settings.servers, settings.region, settings.bucket, settings.prefix)
-    return Store(Place(*place_of, settings.access_key, settings.secret_key), context_of(member.ca))
+    return Store(settings, context_of(member.ca))
 
 
 VERBS: dict[str, Callable[..., object]] = {
@@ -267,7 +239,7 @@ def main(arguments: list[str]) -> int:
         return 2
     os.umask(0o077)
     try:
-        settings = parse(Path(arguments[1]).read_text(encoding="utf-8"))
+        settings = settings_of(Settings, Path(arguments[1]).read_text(encoding="utf-8"), "redis")
         said = VERBS[verb](settings, redis_member.load(settings.declared), *arguments[2:])
     except (SnapshotError, RedisError, OSError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
