@@ -383,8 +383,8 @@ def voters_even(situation: Situation) -> Iterator[str]:
 @rule()
 def lock_store(situation: Situation) -> Iterator[str]:
     """The gate keeps its locks in etcd, and Patroni who leads."""
-    clusters = [contract for contract in situation.present() if contract.quorum]
-    waiting = [contract.service for contract in clusters if contract.quorum.engine not in OWN_LOCK]
+    quorums = ((contract.service, contract.quorum) for contract in situation.present())
+    waiting = [service for service, quorum in quorums if quorum and quorum.engine not in OWN_LOCK]
     if waiting and not situation.members("etcd"):
         yield (
             f"{', '.join(waiting)}: group etcd has no host, where the gate keeps the lock without which no member is "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 
 class RefusedError(Exception):
@@ -64,3 +64,21 @@ def result(changes: Sequence[Change]) -> dict[str, Any]:
     """The keys of a module's result that say what changes."""
     before, after = difference(changes)
     return {"changed": bool(changes), "changes": summary(changes), "diff": {"before": before, "after": after}}
+
+
+def answer(module: Any, converge: Callable[[Any], dict[str, Any]], *errors: type[Exception]) -> None:
+    """Converge, and end the module with what became of it.
+
+    Args:
+        module: an `AnsibleModule`.
+        converge: gives the result of the module.
+        errors: further ones that a user may cause, whose text says how.
+    """
+    try:
+        module.exit_json(**converge(module))
+    except RefusedError as error:
+        module.fail_json(msg=f"Nothing was touched. {error}", refusals=error.reasons)
+    except UnfinishedError as error:
+        module.fail_json(msg=f"Not all was done, and a second run does the rest: {error}", changed=True)
+    except errors as error:
+        module.fail_json(msg=f"{error}")

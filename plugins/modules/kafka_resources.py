@@ -313,7 +313,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.kafka_plan impo
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.resource_change import (
     RefusedError,
-    UnfinishedError,
+    answer,
     result,
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.unlogged import UnloggedModule
@@ -440,14 +440,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        module.exit_json(**converge(module))
-    except RefusedError as error:
-        module.fail_json(msg=f"Nothing was touched. {error}", refusals=error.reasons)
-    except UnfinishedError as error:
-        module.fail_json(msg=f"Not all was done, and a second run does the rest: {error}", changed=True)
-    except (DeclarationError, HttpsError, KafkaError) as error:
-        module.fail_json(msg=f"{error}")
+    answer(module, converge, DeclarationError, HttpsError, KafkaError)
 
 
 if __name__ == "__main__":

@@ -282,7 +282,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.object_store_pl
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.resource_change import (
     RefusedError,
-    UnfinishedError,
+    answer,
     result,
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.s3_client import (
@@ -387,14 +387,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        module.exit_json(**converge(module))
-    except RefusedError as error:
-        module.fail_json(msg=f"Nothing was touched. {error}", refusals=error.reasons)
-    except UnfinishedError as error:
-        module.fail_json(msg=f"Not all was done, and a second run does the rest: {error}", changed=True)
-    except (HttpsError, StoreError) as error:
-        module.fail_json(msg=f"{error}")
+    answer(module, converge, HttpsError, StoreError)
 
 
 if __name__ == "__main__":

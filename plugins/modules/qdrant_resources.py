@@ -200,7 +200,7 @@ from ansible_collections.groundplane.onprem.plugins.module_utils.qdrant_plan imp
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.resource_change import (
     RefusedError,
-    UnfinishedError,
+    answer,
     result,
 )
 from ansible_collections.groundplane.onprem.plugins.module_utils.unlogged import UnloggedModule
@@ -307,14 +307,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    try:
-        module.exit_json(**converge(module))
-    except RefusedError as error:
-        module.fail_json(msg=f"Nothing was touched. {error}", refusals=error.reasons)
-    except UnfinishedError as error:
-        module.fail_json(msg=f"Not all was done, and a second run does the rest: {error}", changed=True)
-    except (HttpsError, QdrantError) as error:
-        module.fail_json(msg=f"{error}")
+    answer(module, converge, HttpsError, QdrantError)
 
 
 if __name__ == "__main__":
