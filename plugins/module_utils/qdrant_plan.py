@@ -470,8 +470,9 @@ def _update(collection: Collection, live: LiveCollection) -> CollectionUpdated |
 
 
 def _vector_changes(collection: Collection, live: LiveCollection) -> Iterator[tuple[str, dict[str, Any]]]:
-    for vector, told in collection.vectors.items():
-        before = live.vectors.get(vector, {})
+    # One that the collection has not cannot be added to it: `refusals` says so.
+    for vector in (one for one in collection.vectors if one in live.vectors):
+        told, before = collection.vectors[vector], live.vectors[vector]
         changed = {key: told[key] for key in CHANGEABLE_OF_VECTORS if key in told and told[key] != before.get(key)}
         if changed:
             yield vector, changed
