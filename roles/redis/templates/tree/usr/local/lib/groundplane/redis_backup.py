@@ -237,7 +237,6 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != (3 if verb == "fetch" else 2) or verb not in VERBS:
         sys.stderr.write(f"usage: redis_backup.py {'|'.join(VERBS)} FILE [UNTIL]\n")
         return 2
-    os.umask(0o077)
     try:
         settings = settings_of(Settings, Path(arguments[1]).read_text(encoding="utf-8"), "redis")
         said = VERBS[verb](settings, redis_member.load(settings.declared), *arguments[2:])
@@ -249,4 +248,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    os.umask(0o077)
     sys.exit(main(sys.argv[1:]))
