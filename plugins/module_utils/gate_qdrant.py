@@ -268,7 +268,8 @@ def settled_qdrant(now: QdrantState, wish: Wish, before: QdrantState) -> str:
         for shard in now.shards
         if shard.replicas.get(member.peer, ACTIVE) != ACTIVE
     ]
-    return f"{title}: {_some([*own, *_worse(now, before)])}" if own or _worse(now, before) else ""
+    wrong = [*own, *_worse(now, before)]
+    return f"{title}: {_some(wrong)}" if wrong else ""
 
 
 def _worse(now: QdrantState, before: QdrantState) -> list[str]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.groundplane.onprem.plugins.module_utils.refusal import (
+    SECRET_KEY_LENGTH,
     Situation,
     Unreadable,
     count,
@@ -50,7 +51,6 @@ DEFAULT_DRIVES = ("/srv/object_store/drive1",)
 SET_SIZES = range(2, 17)
 SIZE_TOLERANCE = 0.05
 """By how much the drives of a pool may differ in size: two models of one size never are the same to the byte."""
-SECRET_LENGTH = 24
 
 
 def drives_of(stated: object) -> list[str]:
@@ -273,10 +273,10 @@ def _secret_problem(situation: Situation, row: Mapping[str, Any]) -> str:
     if isinstance(secret, Unreadable):
         return "has a secret_key that cannot be read: check its template, or where it comes from."
     names = {str(row.get("name")).lower(), *guessable_names(situation)}
-    weakness = weakness_of(str(secret), SECRET_LENGTH, names)
+    weakness = weakness_of(str(secret), SECRET_KEY_LENGTH, names)
     if not weakness:
         return ""
-    return f"has a weak secret_key, because {weakness}: replace it by at least {SECRET_LENGTH} random characters."
+    return f"has a weak secret_key, because {weakness}: replace it by at least {SECRET_KEY_LENGTH} random characters."
 
 
 @rule(warns=True)

@@ -14,6 +14,7 @@ import datetime as dt
 import hashlib
 import hmac
 import http.client
+import itertools
 import socket
 import ssl
 import sys
@@ -219,6 +220,11 @@ class StoreClient(HostClient):
     def there(self) -> set[int]:
         """The numbers of the objects that the store has."""
         return {int(number) for number in self._once("s3_list").split(",") if number}
+
+    def unbroken(self) -> int:
+        """How many objects there are from the first one on, without one that is missing."""
+        there = self.there()
+        return next(number for number in itertools.count() if number not in there)
 
     def heal(self) -> None:
         """Ask that all objects are compared with their checksums, and healed."""

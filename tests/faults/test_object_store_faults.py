@@ -84,7 +84,7 @@ def test_two_of_four_are_away_and_all_is_read_and_no_write_pretends(lab: Lab, st
     for _ in runs:
         with StoreClient(store, CLIENT) as writer:
             writer.watch(3)
-        there = min(writer.there() ^ set(range(len(writer.there()) + 1)))
+        there = writer.unbroken()
         with StoreClient(store, CLIENT, writer.prefix, there) as reader, StoreClient(store, CLIENT) as refused:
             with down(lab, store.hosts[-2:], UNIT):
                 # Until the two that are left have missed them.
@@ -113,7 +113,7 @@ def test_bytes_that_rot_are_never_given_to_a_client_and_are_healed(lab: Lab, sto
             f" ls {parts} | wc -l",
         )
         assert int(spoilt) >= 10
-        there = min(writer.there() ^ set(range(len(writer.there()) + 1)))
+        there = writer.unbroken()
         with StoreClient(store, CLIENT, writer.prefix, there, server=host) as reader:
             reader.watch(0.1 * there + 3)
         assert reader.record.failed == []
@@ -139,7 +139,7 @@ def test_a_full_drive_takes_nothing_and_all_is_read(lab: Lab, store: ObjectStore
                 writer.watch(2)
                 lab.run(host, f"dd if=/dev/zero of={drive}/filler bs=1M status=none || true")
                 wait_for(lambda writer=writer: writer.record.failed, 30, "a write is refused")
-                there = min(writer.there() ^ set(range(len(writer.there()) + 1)))
+                there = writer.unbroken()
                 with StoreClient(store, CLIENT, writer.prefix, there) as reader:
                     reader.watch(5)
                 assert reader.record.failed == []

@@ -5,15 +5,15 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from ansible_collections.groundplane.onprem.plugins.module_utils import snapshot_store
+
+from tests.unit.host_program import loaded
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/qdrant"
 PROGRAM = ROLE / "templates/tree/usr/local/lib/groundplane/qdrant_snapshot.py"
@@ -22,15 +22,7 @@ DIGEST = hashlib.sha256(b"x").hexdigest()
 
 @pytest.fixture(scope="module")
 def program() -> Any:
-    spec = importlib.util.spec_from_file_location("qdrant_snapshot", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["snapshot_store"] = snapshot_store
-    module = sys.modules["qdrant_snapshot"] = importlib.util.module_from_spec(spec)
-    path = list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = path
-    return module
+    return loaded(PROGRAM, snapshot_store=snapshot_store)
 
 
 def settings(**more: Any) -> dict[str, Any]:

@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +12,16 @@ import pytest
 import yaml
 from ansible_collections.groundplane.onprem.plugins.module_utils import redis_wire, snapshot_store
 
+from tests.unit.host_program import loaded
+
 ROLE = Path(__file__).resolve().parents[2] / "roles/redis"
 PROGRAMS = ROLE / "templates/tree/usr/local/lib/groundplane"
 
 
-def loaded(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, PROGRAMS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    path = list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = path
-    return module
-
-
 @pytest.fixture(scope="module")
 def program() -> Any:
-    sys.modules["redis_wire"], sys.modules["snapshot_store"] = redis_wire, snapshot_store
-    loaded("redis_member")
-    return loaded("redis_backup")
+    member = loaded(PROGRAMS / "redis_member.py", redis_wire=redis_wire)
+    return loaded(PROGRAMS / "redis_backup.py", redis_member=member, snapshot_store=snapshot_store)
 
 
 def settings(**more: Any) -> dict[str, Any]:

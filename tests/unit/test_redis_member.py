@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,8 @@ from ansible_collections.groundplane.onprem.plugins.module_utils import redis_wi
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.host_program import loaded
+
 ROLE = Path(__file__).resolve().parents[2] / "roles/redis"
 PROGRAM = ROLE / "templates/tree/usr/local/lib/groundplane/redis_member.py"
 SERVERS = ["192.0.2.1:6379", "192.0.2.2:6379", "192.0.2.3:6379"]
@@ -24,15 +24,7 @@ SENTINELS = [server.replace("6379", "26379") for server in SERVERS]
 
 @pytest.fixture(scope="module")
 def program() -> Any:
-    spec = importlib.util.spec_from_file_location("redis_member", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["redis_wire"] = redis_wire
-    module = sys.modules["redis_member"] = importlib.util.module_from_spec(spec)
-    path = list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = path
-    return module
+    return loaded(PROGRAM, redis_wire=redis_wire)
 
 
 def member(program: Any, directory: Path, first: str = "") -> Any:
